@@ -1,0 +1,429 @@
+"""What pipeline steps hand to each other: the versioned request, the records and the result.
+
+A step is a function of a work directory. It reads `request.json` and the records of earlier steps, writes its own folder
+`steps/<nn>-<name>/`, and leaves one record there. On a cluster the steps run in different images, maybe of different releases: so each file
+carries `contractVersion`, and a reader refuses one that it doesn't know.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from burnish import names
+from burnish.api.base import ApiModel
+from burnish.api.scalars import Digest
+from burnish.api.v1alpha1.optimized_model import Constraints, Datasets, Input, Jobs, Load, Measurement, Source, Target
+from burnish.api.v1alpha1.status import Lookup, TargetStatus
+from burnish.errors import Reason
+from burnish.plugins.base import DataType, GraphFacts, HardwareClass, Signature
+
+Version = Literal[1]
+
+
+class Record(ApiModel):
+    """Base of everything written to a work directory or to the store."""
+
+    contract_version: Version = names.CONTRACT_VERSION
+
+
+# --- content in the store -------------------------------------------------------------------------------------------------------------
+
+
+class FileRef(ApiModel):
+    """One file of a stored tree."""
+
+    path: str
+    """Relative, `/`-separated, never absolute, never with `..`."""
+    digest: Digest
+    """SHA-256 of the file's own (uncompressed) bytes."""
+    size: Annotated[int, Field(ge=0)]
+
+
+class TreeRef(ApiModel):
+    """A file, or a directory of files, pinned by digest."""
+
+    digest: Digest
+    """A single file: its SHA-256, as sha256sum prints it. A directory: SHA-256 of the canonical JSON of `files`."""
+    is_directory: bool
+    files: tuple[FileRef, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Sum of the files' sizes."""
+        return sum(f.size for f in self.files)
+
+
+class ArtifactRef(ApiModel):
+    """A published artifact."""
+
+    digest: Digest
+    """Digest of the OCI manifest."""
+    size_bytes: int
+    """Loadable files, uncompressed."""
+    stored_bytes: int
+    """Their blobs, compressed."""
+    content_digest: Digest
+    """Digest over the loadable files' own bytes: equal content = identical model, whatever its metadata."""
+
+
+class Bounds(ApiModel):
+    """Sizes that one varying dimension may take."""
+
+    axis: int
+    min: int
+    opt: int
+    max: int
+    multiple_of: int = 1
+
+
+class ResolvedInput(ApiModel):
+    """One input after the model's signature and spec.inputs were brought together."""
+
+    name: str
+    data_type: DataType
+    shape: tuple[int, ...]
+    bounds: tuple[Bounds, ...] = ()
+    """One entry per varying axis for which sizes are known; axis 0 of a batched model is left to the batch size where it is not declared."""
+    range: tuple[int, int] | None = None
+    """Inclusive, integer inputs."""
+
+
+class ArtifactConfig(Record):
+    """`artifact.json` of an artifact directory, and the config blob of its OCI manifest. No time, no host: equal inputs give equal bytes.
+
+    The directory holds `model/` (the loadable files, and nothing else) and `golden.npz` (arrays `input:<name>`, `output:<name>`: one request
+    and this artifact's own answer).
+    """
+
+    name: str
+    """`baseline`, or the candidate's name."""
+    summary: str
+    runtime: str
+    backend: str
+    model_file: str
+    signature: Signature
+    inputs: tuple[ResolvedInput, ...]
+    source_digest: Digest
+    artifact_key: str
+    toolchain: str
+    """Identity of the toolchain that built it."""
+    hardware_class: HardwareClass
+    steps: tuple[dict[str, object], ...] = ()
+    """The lowered steps, in order: `{"kind": ..., "options": {...}}`."""
+
+
+class SourceRecord(Record):
+    """What a URI held when it was looked at (key: hash of uri, digest pin, refresh)."""
+
+    uri: str
+    tree: TreeRef
+    fetched_at: str
+
+
+class CandidateBuild(ApiModel):
+    """One candidate of a build: built, or why not."""
+
+    name: str
+    summary: str = ""
+    artifact: ArtifactRef | None = None
+    reason: Reason | None = None
+    message: str = ""
+
+
+class BuildRecord(Record):
+    """What one artifact key makes on one hardware class: the baseline and every candidate."""
+
+    artifact_key: str
+    hardware_class: HardwareClass
+    baseline: ArtifactRef
+    candidates: tuple[CandidateBuild, ...]
+    signature: Signature
+    graph: GraphFacts
+    source_format: str
+    export: TensorDifference | None = None
+    created_at: str
+
+
+# --- measurement ----------------------------------------------------------------------------------------------------------------------
+
+
+class TensorDifference(ApiModel):
+    """How one output of one model differs from a reference's, per sample; never flattened over the batch."""
+
+    output: str
+    cosine: tuple[float, ...] = ()
+    """Per sample, float outputs only; 1.0 where both are all zeros."""
+    max_absolute_error: tuple[float, ...] = ()
+    """Per sample, float outputs only."""
+    reference_max: tuple[float, ...] = ()
+    """Per sample: max |reference|, so that a relative bound can be judged."""
+    exact_match: tuple[float, ...] = ()
+    """Per sample: share of equal elements, integer, bool and string outputs only."""
+    non_finite_samples: int = 0
+    """Samples with a non-finite value where the reference is finite."""
+
+
+class Evaluated(ApiModel):
+    """Per-sample scores of the baseline and of one candidate on the same samples, in order."""
+
+    metric: str
+    decode: str
+    output: str
+    baseline: tuple[float, ...]
+    """Accuracy: 1.0 right, 0.0 wrong. Agreement: all 1.0."""
+    candidate: tuple[float, ...]
+
+
+class SideTrace(ApiModel):
+    """One model at one load point: what the client saw, per round."""
+
+    latencies_ms: tuple[tuple[float, ...], ...]
+    """Round -> latency of each request of the block, milliseconds."""
+    throughput_per_second: tuple[float, ...]
+    """Round -> samples answered per second in the block."""
+    compute_us: float | None = None
+    """Mean time in the backend per request from Triton's counters, microseconds."""
+
+
+class LoadTrace(ApiModel):
+    """All rounds at one load point. In each round every model gets one block, in shuffled order."""
+
+    load: Load
+    rounds: int
+    voided_rounds: int = 0
+    block_seconds: float
+    sides: dict[str, SideTrace]
+    """Model name (`baseline` or a candidate's) -> trace."""
+    ended: str = "decided"
+    """Why no more rounds: decided, rounds, time."""
+
+
+class SideFacts(ApiModel):
+    """What was found out about one model apart from its speed."""
+
+    artifact: ArtifactRef
+    loaded: bool
+    message: str = ""
+    """Triton's own words where it was not loaded or failed."""
+    failed: bool = False
+    """Loaded, but did not answer a request."""
+    peak_memory_bytes: int | None = None
+    """High-water mark of the backend process under load, where it can be seen."""
+
+
+class Environment(ApiModel):
+    """Where a measurement was made; printed with every figure."""
+
+    node: str
+    hardware_class: HardwareClass
+    cpu_model: str
+    cpus: int
+    kernel: str
+    memory_bytes: int
+    triton: str
+    versions: dict[str, str]
+    threads: int
+    cpu_limit: str
+    cpu_enforcement: str
+    """affinity, cgroup v1 quota, cgroup v2 quota, container."""
+    memory_limit: str
+
+
+class MeasurementRecord(Record):
+    """Everything that judging needs: changed limits are judged again from this record, without a server."""
+
+    measurement_key: str
+    method_version: int = names.METHOD_VERSION
+    environment: Environment
+    sides: dict[str, SideFacts]
+    loads: tuple[LoadTrace, ...] = ()
+    evaluated: dict[str, Evaluated] = Field(default_factory=dict)
+    """Candidate -> per-sample scores."""
+    baseline_scores: tuple[float, ...] = ()
+    """Per-sample scores of the baseline, also where no candidate was scored."""
+    equivalence: dict[str, tuple[TensorDifference, ...]] = Field(default_factory=dict)
+    """Candidate -> one entry per output, against the baseline."""
+    equivalence_samples: int = 0
+    measured_at: str
+    decided_for: Constraints
+    """The limits under which measuring stopped."""
+
+
+# --- requests and results -------------------------------------------------------------------------------------------------------------
+
+
+class StepName(StrEnum):
+    """The steps, in order."""
+
+    resolve = "resolve"
+    stage = "stage"
+    export = "export"
+    compress = "compress"
+    build = "build"
+    measure = "measure"
+    publish = "publish"
+
+
+class Warned(ApiModel):
+    """Something worth knowing that stops nothing; becomes a condition and a line."""
+
+    reason: Reason
+    message: str
+
+
+class ResolveRequest(Record):
+    """What `resolve` gets: the whole object, and where the store is."""
+
+    name: str
+    namespace: str
+    generation: int
+    source: Source
+    datasets: Datasets
+    inputs: tuple[Input, ...]
+    targets: tuple[Target, ...]
+    constraints: Constraints
+    measurement: Measurement
+    jobs: Jobs
+    base: str
+    """Directory (absolute) that relative file: URIs start from."""
+    hardware_class: HardwareClass
+    """Of the machine that will build and measure."""
+    passes: dict[str, tuple[PassEntryJson, ...]]
+    """Target -> passes as written, defaults filled in."""
+
+
+class PassEntryJson(ApiModel):
+    """A pass by name with its options as JSON (defaults filled in)."""
+
+    name: str
+    config: dict[str, object]
+
+
+class Plan(StrEnum):
+    """What a target still needs."""
+
+    Nothing = "Nothing"  # artifact and measurement are known: judge from the record
+    Measure = "Measure"  # artifacts are known
+    Build = "Build"
+
+
+class TargetPlan(ApiModel):
+    """What resolve found out about one target."""
+
+    target: str
+    plan: Plan
+    artifact_key: str
+    measurement_key: str | None = None
+    artifact: Lookup
+    measurement: Lookup
+    build: BuildRecord | None = None
+
+
+class ResolveRecord(Record):
+    """What everything later starts from."""
+
+    source: SourceRecord
+    calibration: SourceRecord | None = None
+    evaluation: SourceRecord | None = None
+    format: str
+    targets: tuple[TargetPlan, ...]
+    warnings: tuple[Warned, ...] = ()
+
+
+class PipelineRequest(Record):
+    """What the pipeline of one target gets."""
+
+    name: str
+    namespace: str
+    generation: int
+    target: Target
+    plan: TargetPlan
+    resolved: ResolveRecord
+    inputs: tuple[Input, ...]
+    datasets: Datasets
+    passes: tuple[PassEntryJson, ...]
+    constraints: Constraints
+    measurement: Measurement
+    hardware_class: HardwareClass
+    serving_image: str
+
+
+class StageRecord(Record):
+    """Files are in `input/`."""
+
+    source: str
+    """Path of the model, relative to the work directory."""
+    calibration: str | None = None
+    evaluation: str | None = None
+
+
+class ExportRecord(Record):
+    """`model.onnx` is in the step's folder."""
+
+    signature: Signature
+    graph: GraphFacts
+    format: str
+    difference: tuple[TensorDifference, ...] = ()
+    """Exported model against the source framework's own outputs."""
+
+
+class CompressedCandidate(ApiModel):
+    """One candidate's ONNX, or why there is none."""
+
+    name: str
+    summary: str
+    file: str | None = None
+    reason: Reason | None = None
+    message: str = ""
+    seconds: float = 0.0
+
+
+class CompressRecord(Record):
+    """One ONNX per candidate is in the step's folder."""
+
+    candidates: tuple[CompressedCandidate, ...]
+
+
+class BuiltModel(ApiModel):
+    """One artifact directory, or why there is none."""
+
+    name: str
+    summary: str = ""
+    directory: str | None = None
+    content_digest: Digest | None = None
+    size_bytes: int = 0
+    reason: Reason | None = None
+    message: str = ""
+
+
+class BuildStepRecord(Record):
+    """`artifacts/<name>/` hold the artifacts, `repository/` the model repository that Triton loads."""
+
+    models: tuple[BuiltModel, ...]
+    """The baseline first."""
+
+
+class Failure(Record):
+    """Why a step ended without a record."""
+
+    step: str
+    reason: Reason
+    message: str
+    field: str | None = None
+    retriable: bool = False
+
+
+class Result(Record):
+    """What publish leaves: the target's status, ready to be shown."""
+
+    status: TargetStatus
+    build: BuildRecord
+    measurement_key: str
+    warnings: tuple[Warned, ...] = ()
+
+
+for _model in (ResolveRequest, BuildRecord):
+    _model.model_rebuild()

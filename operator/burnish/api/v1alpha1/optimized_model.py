@@ -1,0 +1,355 @@
+"""The `OptimizedModel` resource: what the user writes (spec) and what Burnish answers (status).
+
+The CRD and docs/reference.md are generated from these classes. Cross-field rules are validators beside the fields they speak about; each
+message names what is wrong and the cure. A field that nothing acts on does not exist.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, create_model, field_validator, model_validator
+
+from burnish import names
+from burnish.api.base import ApiModel
+from burnish.api.scalars import Decimal, Digest, Duration, Quantity, quantity_value
+from burnish.api.v1alpha1.status import Status
+from burnish.plugins import base as plugins
+from burnish.plugins import registry
+
+Uri = Annotated[str, Field(min_length=1, max_length=2048)]
+ShortName = Annotated[str, Field(pattern=names.NAME_PATTERN, max_length=12)]
+TensorName = Annotated[str, Field(min_length=1, max_length=256)]
+
+FormatName = StrEnum("FormatName", {name: name for name in registry.formats()})  # type: ignore[misc]
+RuntimeName = StrEnum("RuntimeName", {name: name for name in registry.runtimes()})  # type: ignore[misc]
+PassName = StrEnum("PassName", {name: name for name in registry.passes()})  # type: ignore[misc]
+
+
+def _field_name(pass_name: str) -> str:
+    return pass_name[0].lower() + pass_name[1:]
+
+
+class _PassEntry(ApiModel):
+    """One compression, with its options under the field of the same name."""
+
+    type: PassName = Field(description="Which pass.")
+
+    @model_validator(mode="after")
+    def _options_match_type(self) -> _PassEntry:
+        wanted = _field_name(self.type.value)
+        for name in registry.passes():
+            field = _field_name(name)
+            if field != wanted and getattr(self, field) is not None:
+                raise ValueError(f"{field} belongs to type: {name}, but type is {self.type.value}; remove {field} or change type")
+        return self
+
+    @property
+    def request(self) -> plugins.PassRequest:
+        """The pass and its options, defaults filled in."""
+        config = getattr(self, _field_name(self.type.value)) or registry.passes()[self.type.value].config()
+        return plugins.PassRequest(name=self.type.value, config=config)
+
+
+_OPTIONS: dict[str, Any] = {
+    _field_name(name): (p.config | None, Field(default=None, description=f"Options of type {name}.")) for name, p in registry.passes().items()
+}
+PassEntry: type[_PassEntry] = create_model("PassEntry", __base__=_PassEntry, __doc__=_PassEntry.__doc__, **_OPTIONS)
+
+
+class Source(ApiModel):
+    """Where the trained model is."""
+
+    uri: Uri = Field(description="file: (relative to the manifest) or https:. A file, or for file: also a directory (ONNX with external data).")
+    format: FormatName | None = Field(default=None, description="Only needed where it can't be detected from the content; a mismatch is an error.")
+    digest: Digest | None = Field(default=None, description="Pin: sha256 of the file as sha256sum prints it; of a directory as Burnish reports it.")
+    refresh: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None, description="Any text; change it to look at a remote URI again. Until then the bytes first found under the URI are used."
+    )
+
+
+class DynamicAxis(ApiModel):
+    """Bounds of one varying dimension."""
+
+    axis: Annotated[int, Field(ge=0, le=15)] = Field(description="Index into shape; that entry is -1.")
+    min: Annotated[int, Field(ge=1)] = Field(default=1, description="Smallest size served.")
+    opt: Annotated[int, Field(ge=1)] = Field(description="Size to measure and optimize for.")
+    max: Annotated[int, Field(ge=1)] = Field(description="Largest size served.")
+    multiple_of: Annotated[int, Field(ge=1)] = Field(default=1, description="Sizes are multiples of this.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DynamicAxis:
+        if not self.min <= self.opt <= self.max:
+            raise ValueError(f"min <= opt <= max does not hold ({self.min}, {self.opt}, {self.max}); order the three values")
+        if any(v % self.multiple_of for v in (self.opt, self.max)):
+            raise ValueError(f"opt and max must be multiples of multipleOf ({self.multiple_of}); got {self.opt} and {self.max}")
+        return self
+
+
+class IntegerRange(ApiModel):
+    """Inclusive bounds of an integer input, so that requests can be made up without data."""
+
+    min: int = Field(description="Smallest value.")
+    max: int = Field(description="Largest value.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> IntegerRange:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} exceeds max {self.max}; swap them")
+        return self
+
+
+class Input(ApiModel):
+    """What the model itself does not tell about one of its inputs."""
+
+    name: TensorName = Field(description="The input's name in the model.")
+    data_type: plugins.DataType | None = Field(default=None, description="Checked against the model where it declares one.")
+    shape: Annotated[list[Annotated[int, Field(ge=-1)]], Field(max_length=16)] | None = Field(default=None, description="-1 where the size varies.")
+    dynamic: Annotated[list[DynamicAxis], Field(max_length=16)] = Field(default_factory=list, description="Bounds of the varying dimensions.")
+    range: IntegerRange | None = Field(default=None, description="Bounds of an integer input.")
+
+    @model_validator(mode="after")
+    def _axes_are_dynamic(self) -> Input:
+        axes = [d.axis for d in self.dynamic]
+        if len(axes) != len(set(axes)):
+            raise ValueError("dynamic names an axis twice; keep one entry per axis")
+        if self.shape is not None:
+            for axis in axes:
+                if axis >= len(self.shape):
+                    raise ValueError(f"dynamic axis {axis} is outside shape {self.shape}; axes count from 0")
+                if self.shape[axis] != -1:
+                    raise ValueError(f"dynamic axis {axis} has the fixed size {self.shape[axis]} in shape; write -1 there")
+        if any(n == 0 for n in self.shape or []):
+            raise ValueError("shape holds a 0; write the size, or -1 where it varies")
+        return self
+
+
+class Metric(StrEnum):
+    """How answers are scored."""
+
+    Accuracy = "Accuracy"
+    Agreement = "Agreement"
+
+
+class Decode(StrEnum):
+    """How an output tensor becomes an answer."""
+
+    ArgMax = "ArgMax"
+    CTC = "CTC"
+
+
+Samples = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class Calibration(ApiModel):
+    """Representative inputs for static quantization."""
+
+    uri: Uri = Field(description="npz with one array per input, (samples, ...), named as the inputs.")
+    digest: Digest | None = Field(default=None, description="Pin: sha256 of the file.")
+    samples: Samples = Field(default=256, description="At most this many, from the start.")
+
+
+class Evaluation(ApiModel):
+    """Held-out inputs on which the candidate is judged."""
+
+    uri: Uri = Field(description="npz with one array per input, (samples, ...), named as the inputs, and `label` where the metric needs it.")
+    digest: Digest | None = Field(default=None, description="Pin: sha256 of the file.")
+    samples: Samples | None = Field(default=None, description="At most this many, from the start; default all.")
+    metric: Metric = Field(description="Accuracy: share of decoded answers equal to `label`. Agreement: share of decoded answers equal to the baseline's.")
+    decode: Decode = Field(default=Decode.ArgMax, description="ArgMax over the last axis, or CTC (best path, blank 0, the whole line is one answer).")
+    output: TensorName | None = Field(default=None, description="Which output is decoded; default the model's first.")
+
+    @model_validator(mode="after")
+    def _accuracy_decodes_argmax(self) -> Evaluation:
+        if self.metric is Metric.Accuracy and self.decode is not Decode.ArgMax:
+            raise ValueError("metric Accuracy needs decode ArgMax; use metric: Agreement for CTC")
+        return self
+
+
+class Datasets(ApiModel):
+    """Data for calibration and for judging; the two should not share samples."""
+
+    calibration: Calibration | None = Field(default=None, description="Needed by static quantization.")
+    evaluation: Evaluation | None = Field(default=None, description="Needed by constraints.score.")
+
+
+class Resources(ApiModel):
+    """What the serving container gets, and so the measuring one."""
+
+    cpu: Quantity = Field(default="1", description="CPU limit, and the thread count (rounded up).")
+    memory: Quantity = Field(default="2Gi", description="Memory limit.")
+
+    @field_validator("cpu")
+    @classmethod
+    def _some_cpu(cls, value: str) -> str:
+        if not quantity_value("0.01") <= quantity_value(value) <= 1024:
+            raise ValueError("must lie between 10m and 1024")
+        return value
+
+    @field_validator("memory")
+    @classmethod
+    def _some_memory(cls, value: str) -> str:
+        if quantity_value(value) < 64 * 2**20:
+            raise ValueError("must be at least 64Mi; Triton itself needs about as much")
+        return value
+
+
+class Target(ApiModel):
+    """One runtime on one kind of hardware; it has its own artifact."""
+
+    name: ShortName = Field(description="Unique in the manifest.")
+    runtime: RuntimeName = Field(description="What executes the model inside Triton.")
+    resources: Resources = Field(default_factory=Resources, description="Resources of the serving container.")
+    passes: Annotated[list[PassEntry], Field(max_length=8)] | None = Field(default=None, description="Overrides spec.passes for this target.")  # type: ignore[valid-type]
+
+
+class Load(ApiModel):
+    """A load point to measure at."""
+
+    name: ShortName = Field(description="Unique in the manifest.")
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(default=1, description="Samples per request.")
+    concurrency: Annotated[int, Field(ge=1, le=256)] = Field(default=1, description="Requests in flight.")
+
+
+class Measurement(ApiModel):
+    """How latency is measured."""
+
+    loads: Annotated[list[Load], Field(min_length=1, max_length=8)] = Field(
+        default_factory=lambda: [Load(name="single")], description="Speed is judged on the first."
+    )
+    timeout: Duration = Field(default="5m", description="Time for all latency rounds of a target; when it is spent, what is not decided is Undecided.")
+
+    @field_validator("loads")
+    @classmethod
+    def _unique(cls, loads: list[Load]) -> list[Load]:
+        return _unique_by_name(loads)
+
+
+class ScoreLimit(ApiModel):
+    """Limit on the loss in the metric's good direction."""
+
+    max_drop: Decimal = Field(description="In the metric's own unit; the upper end of the one-sided paired 95 % interval must not exceed it.")
+
+
+class EquivalenceLimit(ApiModel):
+    """Limit on how far the candidate's outputs may be from the baseline's."""
+
+    min_cosine: Decimal = Field(description="Judged on the worst sample of the worst output.")
+
+    @field_validator("min_cosine")
+    @classmethod
+    def _is_cosine(cls, value: str) -> str:
+        if not 0 <= float(value) <= 1:
+            raise ValueError("must lie between 0 and 1")
+        return value
+
+
+class Percentile(StrEnum):
+    """A latency percentile."""
+
+    P50 = "P50"
+    P95 = "P95"
+    P99 = "P99"
+
+
+class LatencyLimit(ApiModel):
+    """Absolute limit on a latency percentile at the client, judged on the upper end of its interval."""
+
+    load: ShortName = Field(description="Name of an entry of measurement.loads.")
+    percentile: Percentile = Field(description="P50, P95 or P99.")
+    max: Duration = Field(description="Largest acceptable latency.")
+
+
+class OnUndecided(StrEnum):
+    """What an undecided verdict counts as."""
+
+    Refuse = "Refuse"
+    Accept = "Accept"
+
+
+class OnInfeasible(StrEnum):
+    """What happens when no candidate is accepted."""
+
+    Fail = "Fail"
+    ServeBaseline = "ServeBaseline"
+
+
+class Constraints(ApiModel):
+    """What a candidate has to hold to replace the baseline."""
+
+    score: ScoreLimit | None = Field(default=None, description="Needs datasets.evaluation.")
+    equivalence: EquivalenceLimit | None = Field(default=None, description="For lossy steps, if wanted.")
+    max_slowdown_percent: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=3, description="Non-inferiority margin on p50: accepted when the interval lies below, refused when above."
+    )
+    min_speedup: Decimal | None = Field(default=None, description="Lower end of the speedup's interval must reach it, e.g. \"1.2\".")
+    latency: Annotated[list[LatencyLimit], Field(max_length=24)] = Field(default_factory=list, description="Absolute limits.")
+    on_undecided: OnUndecided = Field(default=OnUndecided.Refuse, description="Refuse or Accept what the measurement could not decide.")
+    on_infeasible: OnInfeasible = Field(default=OnInfeasible.Fail, description="Fail, or ServeBaseline: the converted, uncompressed model.")
+
+
+class Jobs(ApiModel):
+    """Limits on the work itself."""
+
+    deadline: Duration = Field(default="1h", description="Time limit for all steps of one target together.")
+
+
+class Spec(ApiModel):
+    """What the user wants."""
+
+    source: Source
+    inputs: Annotated[list[Input], Field(max_length=32)] = Field(default_factory=list, description="Only where the source doesn't tell.")
+    datasets: Datasets = Field(default_factory=Datasets)
+    passes: Annotated[list[PassEntry], Field(max_length=8)] = Field(default_factory=list, description="In order; none = convert only.")  # type: ignore[valid-type]
+    targets: Annotated[list[Target], Field(min_length=1, max_length=8)]
+    measurement: Measurement = Field(default_factory=Measurement)
+    constraints: Constraints = Field(default_factory=Constraints)
+    jobs: Jobs = Field(default_factory=Jobs)
+
+    @field_validator("inputs", "targets")
+    @classmethod
+    def _unique(cls, entries: list[Any]) -> list[Any]:
+        return _unique_by_name(entries)
+
+    @model_validator(mode="after")
+    def _limits_have_what_they_need(self) -> Spec:
+        loads = [load.name for load in self.measurement.loads]
+        for limit in self.constraints.latency:
+            if limit.load not in loads:
+                raise ValueError(f"constraints.latency names the load {limit.load!r}, which measurement.loads does not have ({', '.join(loads)}); use one of them or add it")
+        if self.constraints.score and not self.datasets.evaluation:
+            raise ValueError("constraints.score.maxDrop needs datasets.evaluation; add evaluation data with a metric, or remove the limit")
+        return self
+
+    def passes_of(self, target: Target) -> list[plugins.PassRequest]:
+        """The passes of one target, defaults filled in."""
+        return [entry.request for entry in (self.passes if target.passes is None else target.passes)]
+
+
+class Metadata(ApiModel):
+    """The part of Kubernetes' metadata that Burnish reads; other fields are accepted and ignored."""
+
+    model_config = ApiModel.model_config | {"extra": "ignore"}
+
+    name: Annotated[str, Field(pattern=names.NAME_PATTERN, max_length=40)] = Field(description="DNS-1035 label: it becomes the name of a Service.")
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] = Field(default="default")
+    generation: int = 1
+
+
+class OptimizedModel(ApiModel):
+    """One trained model, how to make it smaller and faster, and what it has to hold to be served."""
+
+    api_version: Literal["burnish.dev/v1alpha1"] = "burnish.dev/v1alpha1"
+    kind: Literal["OptimizedModel"] = "OptimizedModel"
+    metadata: Metadata
+    spec: Spec
+    status: Status | None = None
+
+
+def _unique_by_name(entries: list[Any]) -> list[Any]:
+    seen = [entry.name for entry in entries]
+    for name in seen:
+        if seen.count(name) > 1:
+            raise ValueError(f"name {name!r} stands twice; names must differ")
+    return entries

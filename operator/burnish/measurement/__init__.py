@@ -1,0 +1,1 @@
+"""How a verdict gets trustworthy: interleaved rounds, intervals, limits. The statistics are pure."""

@@ -1,0 +1,1 @@
+"""Formats, passes and runtimes, one class per file, found by scanning (`burnish.plugins.registry`)."""

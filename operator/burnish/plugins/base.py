@@ -1,0 +1,247 @@
+"""What formats, passes and runtimes share: tensors, signatures, candidates, and the three classes that a plugin derives from.
+
+A pass says what is wanted, a runtime decides how (`Runtime.lower`), so that a new runtime needs no change in any pass and a new pass none in
+the pipeline. Everything heavy is imported inside methods: these modules are loaded by the controller, which has no ML library.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Arrays = Mapping[str, "np.ndarray"]
+"""Tensor name -> array."""
+
+
+class PluginModel(BaseModel):
+    """Base of the configuration and record models that live beside plugins (same rules as the API's own models)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+
+class DataType(StrEnum):
+    """Tensor element types, named as in the KServe v2 inference protocol."""
+
+    BOOL = "BOOL"
+    UINT8 = "UINT8"
+    UINT16 = "UINT16"
+    UINT32 = "UINT32"
+    UINT64 = "UINT64"
+    INT8 = "INT8"
+    INT16 = "INT16"
+    INT32 = "INT32"
+    INT64 = "INT64"
+    FP16 = "FP16"
+    FP32 = "FP32"
+    FP64 = "FP64"
+    BYTES = "BYTES"
+
+    @property
+    def numpy_name(self) -> str:
+        """The numpy dtype's name (`object` for BYTES)."""
+        return {"BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "object"}.get(self.value, self.value.lower())
+
+    @property
+    def is_integer(self) -> bool:
+        """True for the signed and unsigned integer types."""
+        return "INT" in self.value
+
+    @property
+    def is_float(self) -> bool:
+        """True for FP16, FP32 and FP64."""
+        return self.value.startswith("FP")
+
+
+class Tensor(PluginModel):
+    """One input or output of a model; -1 in `shape` is a dimension that may vary."""
+
+    name: str
+    data_type: DataType
+    shape: tuple[int, ...]
+
+
+class Signature(PluginModel):
+    """Inputs and outputs of a model, in the model's own order."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    @property
+    def is_batched(self) -> bool:
+        """True where axis 0 of every input and output may vary: then it is the batch axis, and Triton may batch requests."""
+        return all(t.shape and t.shape[0] == -1 for t in (*self.inputs, *self.outputs))
+
+
+class HardwareClass(PluginModel):
+    """What must be equal for a measurement or a built artifact to hold on another machine (DESIGN.md section 1)."""
+
+    architecture: str  # x86-64, aarch64
+    vendor: str  # GenuineIntel, AuthenticAMD, ...
+    isa: tuple[str, ...]  # of AVX2, AVX512-VNNI, AVX-VNNI, AMX, NEON-DOT: the ones that this machine has
+
+    def __str__(self) -> str:
+        return f"{self.architecture}/{self.vendor}/{','.join(self.isa)}"
+
+
+class GraphFacts(PluginModel):
+    """What a runtime needs to know of a model to lower passes for it, without opening it."""
+
+    opset: int
+    op_counts: dict[str, int]
+    """Operator type -> number of nodes."""
+    weighted_ops: dict[str, int]
+    """Operator type -> number of nodes whose weight is a constant (what quantization can shrink)."""
+    parameters: int
+    """Number of weights in initializers."""
+    node_names: tuple[str, ...] = ()
+    """Names of the weighted nodes, in topological order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One lowered operation on a model file. `options` are JSON values: they stand in records and in `reproduce.sh`."""
+
+    kind: str
+    options: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to build one candidate: its name (a DNS label of at most 24 characters) and the steps, in order."""
+
+    name: str
+    summary: str
+    steps: tuple[Step, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A candidate that was considered and not built, and why; it stands in the report."""
+
+    name: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Lowering:
+    """What `Runtime.lower` decides: the recipes to build and measure, and what it left out."""
+
+    recipes: tuple[Recipe, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ServingImage:
+    """What one Triton image can load. One table in `burnish.serving.images` lists those we know."""
+
+    name: str
+    triton: str
+    versions: Mapping[str, str]
+    """Library -> version: onnxruntime, ..."""
+    max_opset: int
+    max_ir_version: int
+
+
+class Format(abc.ABC):
+    """A source format: how to recognise it and how to bring it to ONNX."""
+
+    name: ClassVar[str]
+    toolchain: ClassVar[str]
+
+    @abc.abstractmethod
+    def detect(self, path: Path) -> bool:
+        """True if the file or directory `path` is of this format, judged by content, without an ML library."""
+
+    @abc.abstractmethod
+    def export(self, path: Path, target: Path, *, image: ServingImage) -> tuple[Signature, GraphFacts]:
+        """Write the model at `path` as ONNX to `target` (a file; external data beside it only where it exceeds 2 GiB).
+
+        Returns the signature and the facts of the written graph.
+
+        Raises:
+            BurnishError: InvalidModel, UnsupportedOperator, UnsupportedOpset, NonFiniteWeights, UnsafeExternalData.
+        """
+
+    @abc.abstractmethod
+    def reference(self, path: Path, feeds: Sequence[Arrays]) -> list[dict[str, np.ndarray]]:
+        """Outputs of the *source's own framework* for each feed: what the export is compared with."""
+
+
+class PassConfig(PluginModel):
+    """Base of a pass's options, as they stand in the manifest beside `type`."""
+
+
+class Pass(abc.ABC):
+    """A compression the user can ask for. It only says what is wanted; runtimes lower it."""
+
+    name: ClassVar[str]
+    config: ClassVar[type[PassConfig]]
+
+
+@dataclasses.dataclass(frozen=True)
+class PassRequest:
+    """One entry of `spec.passes`: the pass's name and its validated options."""
+
+    name: str
+    config: PassConfig
+
+
+class Session(abc.ABC):
+    """A loaded model, for golden answers and checks without a server."""
+
+    @abc.abstractmethod
+    def infer(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        """Run once. Arrays as in the signature; returns all outputs by name."""
+
+
+class Runtime(abc.ABC):
+    """A runtime that Triton serves: lowering, building, loading, and the data that serving needs."""
+
+    name: ClassVar[str]
+    toolchain: ClassVar[str]
+    backend: ClassVar[str]
+    """Triton's `backend` in config.pbtxt."""
+    model_file: ClassVar[str]
+    """File name of the model inside a version directory."""
+
+    @abc.abstractmethod
+    def lower(self, passes: Sequence[PassRequest], graph: GraphFacts, hardware: HardwareClass, *, has_calibration: bool) -> Lowering:
+        """Decide which candidates to build. Pure.
+
+        Raises:
+            BurnishError: CalibrationMissing, PassNotApplicable: an explicit request that can't be met.
+        """
+
+    @abc.abstractmethod
+    def apply(self, step: Step, source: Path, target: Path, *, calibration: Sequence[Arrays]) -> None:
+        """Run one lowered step: read the ONNX file `source`, write the ONNX file `target`.
+
+        Args:
+            calibration: feeds of batch size 1, possibly empty.
+        """
+
+    @abc.abstractmethod
+    def build(self, model: Path, target: Path, *, image: ServingImage) -> None:
+        """Turn the ONNX file `model` into this runtime's loadable files in the directory `target`, within what `image` can load."""
+
+    @abc.abstractmethod
+    def open(self, directory: Path, *, threads: int) -> Session:
+        """Load what `build` wrote.
+
+        Raises:
+            BurnishError: CandidateNotBuildable with the runtime's own message.
+        """
+
+    @abc.abstractmethod
+    def parameters(self, threads: int) -> dict[str, str]:
+        """The `parameters` of config.pbtxt: thread counts written out, and what makes the declared precision explicit."""

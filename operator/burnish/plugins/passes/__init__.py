@@ -1,0 +1,1 @@
+"""Passes, the compressions a user can ask for: one class per file."""

@@ -1,0 +1,51 @@
+"""Post-training quantization: fewer bits per weight, and where it pays per activation."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field, model_validator
+
+from burnish.plugins import base
+
+
+class Precision(StrEnum):
+    """Target precision."""
+
+    INT8 = "INT8"
+    FP16 = "FP16"
+
+
+class Mode(StrEnum):
+    """How INT8 scales for activations are found."""
+
+    Auto = "Auto"
+    Static = "Static"
+    Dynamic = "Dynamic"
+
+
+class QuantizeConfig(base.PassConfig):
+    """Options of the Quantize pass."""
+
+    precision: Precision = Field(default=Precision.INT8, description="INT8 (integer arithmetic where the runtime has it) or FP16 (half-precision weights and arithmetic).")
+    mode: Mode = Field(
+        default=Mode.Auto,
+        description="INT8 only. Static fixes activation scales from calibration data, Dynamic finds them per request, Auto builds what suits the graph and the data, measures up to three candidates and keeps the best accepted one.",
+    )
+    excluded_nodes: Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=256)] = Field(
+        default_factory=list, description="Names of graph nodes that stay in floating point."
+    )
+
+    @model_validator(mode="after")
+    def _mode_belongs_to_int8(self) -> QuantizeConfig:
+        if self.precision is Precision.FP16 and self.mode is not Mode.Auto:
+            raise ValueError("mode belongs to precision INT8; remove mode, or set precision: INT8")
+        return self
+
+
+class Quantize(base.Pass):
+    """Quantize after training."""
+
+    name: ClassVar[str] = "Quantize"
+    config: ClassVar[type[base.PassConfig]] = QuantizeConfig

@@ -1,0 +1,1 @@
+"""Runtimes that Triton serves: one class per file."""

@@ -1,0 +1,1 @@
+"""Everything Triton reads, written by pure typed code: config.pbtxt, model repository, the table of serving images."""

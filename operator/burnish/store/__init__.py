@@ -1,0 +1,1 @@
+"""The artifact store: content by digest, small records written last."""

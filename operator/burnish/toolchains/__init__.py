@@ -1,0 +1,1 @@
+"""One virtual environment per toolchain, made on demand from hashed locks."""
