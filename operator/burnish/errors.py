@@ -115,7 +115,9 @@ class Facts(NamedTuple):
 _R, _I, _F = Kind.RESULT, Kind.INPUT, Kind.FAILURE
 REASONS: dict[Reason, Facts] = {
     Reason.Published: Facts(_R, False, "The best accepted candidate is in the store, marked as served."),
-    Reason.BaselineServed: Facts(_R, False, "No candidate was accepted; the converted, uncompressed model is published (onInfeasible: ServeBaseline)."),
+    Reason.BaselineServed: Facts(
+        _R, False, "No candidate was accepted; the converted, uncompressed model is published (onInfeasible: ServeBaseline)."
+    ),
     Reason.LimitsHeld: Facts(_R, False, "Every limit of this kind holds, by the interval."),
     Reason.NoLimits: Facts(_R, False, "The manifest sets no limit of this kind, so nothing was judged."),
     Reason.SourcePinned: Facts(_R, False, "Source and datasets were read and pinned by digest."),
@@ -131,12 +133,16 @@ REASONS: dict[Reason, Facts] = {
     Reason.CandidateFailed: Facts(_R, False, "The candidate was loaded but failed while it answered requests."),
     Reason.NoCandidate: Facts(_R, False, "The passes produce no candidate for this graph and this data."),
     Reason.SamplesOverlap: Facts(_R, False, "Warning: calibration and evaluation data share samples, so the score is flattering."),
-    Reason.LimitBelowResolution: Facts(_R, False, "Warning: with this many evaluation samples even a perfect candidate can't be shown to hold maxDrop."),
+    Reason.LimitBelowResolution: Facts(
+        _R, False, "Warning: with this many evaluation samples even a perfect candidate can't be shown to hold maxDrop."
+    ),
     Reason.InvalidManifest: Facts(_I, False, "A field of the manifest is missing, unknown or wrong; the message names field and cure."),
     Reason.SourceNotFound: Facts(_I, False, "Nothing is found at a URI (404, no such file)."),
     Reason.SourceForbidden: Facts(_I, False, "A URI may not be read (401, 403, no permission)."),
     Reason.SourceTooLarge: Facts(_I, False, "A source or dataset exceeds the size limit."),
-    Reason.UnsafeSource: Facts(_I, False, "A URI or a file in a source directory is of a kind that is never followed (link, device, path outside, private address)."),
+    Reason.UnsafeSource: Facts(
+        _I, False, "A URI or a file in a source directory is of a kind that is never followed (link, device, path outside, private address)."
+    ),
     Reason.DigestMismatch: Facts(_I, False, "The bytes found do not have the digest that the manifest pins."),
     Reason.InvalidModel: Facts(_I, False, "The source is no valid model: not the format, truncated, or refused by the format's checker."),
     Reason.UnsupportedFormat: Facts(_I, False, "The source's format is unknown or not the declared one."),

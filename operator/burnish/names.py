@@ -1,5 +1,7 @@
 """The names that other systems see: API group, record versions, model names in the measuring server. Written once, here."""
 
+from typing import Literal
+
 GROUP = "burnish.dev"
 VERSION = "v1alpha1"
 KIND = "OptimizedModel"
@@ -7,7 +9,7 @@ PLURAL = "optimizedmodels"
 SHORT_NAME = "om"
 API_VERSION = f"{GROUP}/{VERSION}"
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION: Literal[1] = 1
 """Version of the request, the records and the result that steps exchange (`burnish.api.job_contract`)."""
 
 METHOD_VERSION = 1

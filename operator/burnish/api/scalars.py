@@ -19,7 +19,18 @@ DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?$"
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 
 _UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_UNIT_FACTOR = {"": 1, "m": _Decimal("0.001"), "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_UNIT_FACTOR: dict[str, int | _Decimal] = {
+    "": 1,
+    "m": _Decimal("0.001"),
+    "k": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+}
 
 
 def _positive_duration(text: str) -> str:

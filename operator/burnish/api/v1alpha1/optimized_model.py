@@ -156,7 +156,9 @@ class Evaluation(ApiModel):
     uri: Uri = Field(description="npz with one array per input, (samples, ...), named as the inputs, and `label` where the metric needs it.")
     digest: Digest | None = Field(default=None, description="Pin: sha256 of the file.")
     samples: Samples | None = Field(default=None, description="At most this many, from the start; default all.")
-    metric: Metric = Field(description="Accuracy: share of decoded answers equal to `label`. Agreement: share of decoded answers equal to the baseline's.")
+    metric: Metric = Field(
+        description="Accuracy: share of decoded answers equal to `label`. Agreement: share of decoded answers equal to the baseline's."
+    )
     decode: Decode = Field(default=Decode.ArgMax, description="ArgMax over the last axis, or CTC (best path, blank 0, the whole line is one answer).")
     output: TensorName | None = Field(default=None, description="Which output is decoded; default the model's first.")
 
@@ -201,7 +203,7 @@ class Target(ApiModel):
     name: ShortName = Field(description="Unique in the manifest.")
     runtime: RuntimeName = Field(description="What executes the model inside Triton.")
     resources: Resources = Field(default_factory=Resources, description="Resources of the serving container.")
-    passes: Annotated[list[PassEntry], Field(max_length=8)] | None = Field(default=None, description="Overrides spec.passes for this target.")  # type: ignore[valid-type]
+    passes: Annotated[list[PassEntry], Field(max_length=8)] | None = Field(default=None, description="Overrides spec.passes for this target.")
 
 
 class Load(ApiModel):
@@ -218,7 +220,9 @@ class Measurement(ApiModel):
     loads: Annotated[list[Load], Field(min_length=1, max_length=8)] = Field(
         default_factory=lambda: [Load(name="single")], description="Speed is judged on the first."
     )
-    timeout: Duration = Field(default="5m", description="Time for all latency rounds of a target; when it is spent, what is not decided is Undecided.")
+    timeout: Duration = Field(
+        default="5m", description="Time for all latency rounds of a target; when it is spent, what is not decided is Undecided."
+    )
 
     @field_validator("loads")
     @classmethod
@@ -283,7 +287,7 @@ class Constraints(ApiModel):
     max_slowdown_percent: Annotated[int, Field(ge=0, le=1000)] = Field(
         default=3, description="Non-inferiority margin on p50: accepted when the interval lies below, refused when above."
     )
-    min_speedup: Decimal | None = Field(default=None, description="Lower end of the speedup's interval must reach it, e.g. \"1.2\".")
+    min_speedup: Decimal | None = Field(default=None, description='Lower end of the speedup\'s interval must reach it, e.g. "1.2".')
     latency: Annotated[list[LatencyLimit], Field(max_length=24)] = Field(default_factory=list, description="Absolute limits.")
     on_undecided: OnUndecided = Field(default=OnUndecided.Refuse, description="Refuse or Accept what the measurement could not decide.")
     on_infeasible: OnInfeasible = Field(default=OnInfeasible.Fail, description="Fail, or ServeBaseline: the converted, uncompressed model.")
@@ -301,7 +305,7 @@ class Spec(ApiModel):
     source: Source
     inputs: Annotated[list[Input], Field(max_length=32)] = Field(default_factory=list, description="Only where the source doesn't tell.")
     datasets: Datasets = Field(default_factory=Datasets)
-    passes: Annotated[list[PassEntry], Field(max_length=8)] = Field(default_factory=list, description="In order; none = convert only.")  # type: ignore[valid-type]
+    passes: Annotated[list[PassEntry], Field(max_length=8)] = Field(default_factory=list, description="In order; none = convert only.")
     targets: Annotated[list[Target], Field(min_length=1, max_length=8)]
     measurement: Measurement = Field(default_factory=Measurement)
     constraints: Constraints = Field(default_factory=Constraints)
@@ -317,7 +321,9 @@ class Spec(ApiModel):
         loads = [load.name for load in self.measurement.loads]
         for limit in self.constraints.latency:
             if limit.load not in loads:
-                raise ValueError(f"constraints.latency names the load {limit.load!r}, which measurement.loads does not have ({', '.join(loads)}); use one of them or add it")
+                raise ValueError(
+                    f"constraints.latency names the load {limit.load!r}, which measurement.loads does not have ({', '.join(loads)}); use one of them or add it"
+                )
         if self.constraints.score and not self.datasets.evaluation:
             raise ValueError("constraints.score.maxDrop needs datasets.evaluation; add evaluation data with a metric, or remove the limit")
         return self

@@ -28,7 +28,9 @@ class Mode(StrEnum):
 class QuantizeConfig(base.PassConfig):
     """Options of the Quantize pass."""
 
-    precision: Precision = Field(default=Precision.INT8, description="INT8 (integer arithmetic where the runtime has it) or FP16 (half-precision weights and arithmetic).")
+    precision: Precision = Field(
+        default=Precision.INT8, description="INT8 (integer arithmetic where the runtime has it) or FP16 (half-precision weights and arithmetic)."
+    )
     mode: Mode = Field(
         default=Mode.Auto,
         description="INT8 only. Static fixes activation scales from calibration data, Dynamic finds them per request, Auto builds what suits the graph and the data, measures up to three candidates and keeps the best accepted one.",
