@@ -201,6 +201,79 @@ class LoadTrace(ApiModel):
     """Why no more rounds: decided, rounds, time."""
 
 
+class Estimate(ApiModel):
+    """A number with its interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+class LatencySummary(ApiModel):
+    """One model at one load point: pooled percentiles at the client with 99 % intervals, milliseconds."""
+
+    load: str
+    p50: Estimate
+    p95: Estimate
+    p99: Estimate
+    throughput_per_second: float
+
+
+class SpeedSummary(ApiModel):
+    """A candidate against the baseline at one load point."""
+
+    load: str
+    ratio: Estimate
+    """Candidate p50 / baseline p50, paired per round, 99 % interval. The speedup is its inverse."""
+    compute_speedup: float | None = None
+
+
+class ScoreSummary(ApiModel):
+    """A candidate's score against the baseline's on the same samples."""
+
+    baseline: float
+    candidate: float
+    drop: float
+    low: float
+    """Lower one-sided 95 % bound of the drop."""
+    high: float
+    """Upper one-sided 95 % bound of the drop."""
+    samples: int
+
+
+class EquivalenceSummary(ApiModel):
+    """A candidate's outputs against the baseline's; figures of the worst output."""
+
+    cosine: float | None = None
+    """Median over samples."""
+    worst_cosine: float | None = None
+    max_absolute_error: float | None = None
+    exact_match: float | None = None
+    """Integer, bool and string outputs: worst sample's share of equal elements."""
+    non_finite_samples: int = 0
+    samples: int = 0
+
+
+class CandidateSummary(ApiModel):
+    """Everything that judging a candidate needs: comparing these numbers with limits needs no library and no trace."""
+
+    identical: bool = False
+    """The candidate's loadable bytes are the baseline's."""
+    latencies: tuple[LatencySummary, ...] = ()
+    speeds: tuple[SpeedSummary, ...] = ()
+    score: ScoreSummary | None = None
+    equivalence: EquivalenceSummary | None = None
+
+
+class Summary(ApiModel):
+    """What a measurement amounts to, independent of any limit."""
+
+    baseline_score: float | None = None
+    samples: int = 0
+    baseline_latencies: tuple[LatencySummary, ...] = ()
+    candidates: dict[str, CandidateSummary] = Field(default_factory=dict)
+
+
 class SideFacts(ApiModel):
     """What was found out about one model apart from its speed."""
 
