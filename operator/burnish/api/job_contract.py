@@ -143,7 +143,8 @@ class BuildRecord(Record):
     signature: Signature
     graph: GraphFacts
     source_format: str
-    export: TensorDifference | None = None
+    export: tuple[TensorDifference, ...] = ()
+    """The baseline against the source framework's own outputs, per output."""
     created_at: str
 
 
@@ -323,6 +324,15 @@ class MeasurementRecord(Record):
     measured_at: str
     decided_for: Constraints
     """The limits under which measuring stopped."""
+    summary: Summary = Field(default_factory=lambda: Summary())
+    warnings: tuple[Warned, ...] = ()
+
+
+class Warned(ApiModel):
+    """Something worth knowing that stops nothing; becomes a condition and a line."""
+
+    reason: Reason
+    message: str
 
 
 # --- requests and results -------------------------------------------------------------------------------------------------------------
@@ -338,13 +348,6 @@ class StepName(StrEnum):
     build = "build"
     measure = "measure"
     publish = "publish"
-
-
-class Warned(ApiModel):
-    """Something worth knowing that stops nothing; becomes a condition and a line."""
-
-    reason: Reason
-    message: str
 
 
 class ResolveRequest(Record):
@@ -401,7 +404,8 @@ class ResolveRecord(Record):
     source: SourceRecord
     calibration: SourceRecord | None = None
     evaluation: SourceRecord | None = None
-    format: str
+    format: str | None = None
+    """As declared; `export` detects it where it is not."""
     targets: tuple[TargetPlan, ...]
     warnings: tuple[Warned, ...] = ()
 
@@ -439,8 +443,6 @@ class ExportRecord(Record):
     signature: Signature
     graph: GraphFacts
     format: str
-    difference: tuple[TensorDifference, ...] = ()
-    """Exported model against the source framework's own outputs."""
 
 
 class CompressedCandidate(ApiModel):
@@ -477,6 +479,26 @@ class BuildStepRecord(Record):
 
     models: tuple[BuiltModel, ...]
     """The baseline first."""
+    inputs: tuple[ResolvedInput, ...] = ()
+    difference: tuple[TensorDifference, ...] = ()
+    """The baseline against the source framework's own outputs."""
+
+
+class MeasurementIndex(Record):
+    """What the store keeps in sight of a measurement: enough to judge any limits. The traces behind it are one blob."""
+
+    measurement_key: str
+    environment: Environment
+    sides: dict[str, SideFacts]
+    summary: Summary
+    rounds: dict[str, int]
+    """Load point -> rounds that count."""
+    record: Digest
+    """Blob of the whole `MeasurementRecord`, as JSON compressed with zstd."""
+    measured_at: str
+    decided_for: Constraints
+    """The limits under which measuring stopped."""
+    warnings: tuple[Warned, ...] = ()
 
 
 class Failure(Record):
@@ -498,5 +520,5 @@ class Result(Record):
     warnings: tuple[Warned, ...] = ()
 
 
-for _model in (ResolveRequest, BuildRecord):
+for _model in (ResolveRequest, BuildRecord, MeasurementRecord, BuildStepRecord):
     _model.model_rebuild()
