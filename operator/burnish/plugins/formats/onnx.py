@@ -1,0 +1,87 @@
+"""The ONNX source format: the hub that every other format is brought to, so its checks guard the whole pipeline.
+
+An ONNX file is untrusted input. It is parsed, checked and made self-contained here (external data inlined), so that no later step has to
+resolve a path that the file's author chose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from burnish.errors import BurnishError, Reason
+from burnish.plugins import base
+from burnish.plugins.formats import _onnx_checks, _onnx_external, _onnx_graph
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Onnx(base.Format):
+    """An .onnx file, or a directory with exactly one and its external data."""
+
+    name: ClassVar[str] = "ONNX"
+    toolchain: ClassVar[str] = "onnx"
+
+    def detect(self, path: Path) -> bool:
+        """True if `path`, or the one .onnx file in the directory `path`, starts with the fields of a ModelProto."""
+        if path.is_dir():
+            candidates = _model_files(path)
+            return len(candidates) == 1 and _onnx_graph.looks_like_model(candidates[0])
+        return path.is_file() and _onnx_graph.looks_like_model(path)
+
+    def export(self, path: Path, target: Path, *, image: base.ServingImage) -> tuple[base.Signature, base.GraphFacts]:
+        """Check the model and write it to `target` as one self-contained file; unnamed nodes get names.
+
+        Raises:
+            BurnishError: InvalidModel, UnsupportedOperator, UnsupportedOpset, NonFiniteWeights, UnsafeExternalData.
+        """
+        file = model_file(path)
+        model = _onnx_graph.parse(file)
+        _onnx_external.inline(model, file.parent)
+        _onnx_checks.check_versions(model, max_opset=image.max_opset, max_ir_version=image.max_ir_version)
+        _onnx_checks.check_operators(model)
+        _onnx_graph.name_nodes(model)
+        _onnx_external.save(model, target)
+        _onnx_checks.check_model(target)
+        _onnx_checks.check_weights(model)
+        return _onnx_graph.signature(model, target), _onnx_graph.facts(model)
+
+    def reference(self, path: Path, feeds: Sequence[base.Arrays]) -> list[dict[str, np.ndarray]]:
+        """Outputs of the source file itself in ONNX Runtime, with every graph optimization off.
+
+        Raises:
+            BurnishError: InvalidModel where ONNX Runtime does not load or run the file; UnsafeExternalData.
+        """
+        from burnish.plugins.runtimes import _onnxruntime_session as ort
+
+        file = model_file(path)
+        _onnx_external.check(_onnx_graph.parse(file), file.parent)
+        try:
+            session = ort.open_session(file, threads=1, optimize=False)
+            return [session.infer(feed) for feed in feeds]
+        except ort.OrtError as error:
+            raise BurnishError(Reason.InvalidModel, f"ONNX Runtime does not run {file.name}: {error}") from error
+
+
+def _model_files(directory: Path) -> list[Path]:
+    """`model.onnx` where there is one, else every .onnx file of the directory."""
+    if (directory / "model.onnx").is_file():
+        return [directory / "model.onnx"]
+    return sorted(directory.glob("*.onnx"))
+
+
+def model_file(path: Path) -> Path:
+    """The .onnx file that `path`, a file or a directory, stands for.
+
+    Raises:
+        BurnishError: InvalidModel where a directory does not hold exactly one.
+    """
+    if not path.is_dir():
+        return path
+    files = _model_files(path)
+    if len(files) != 1:
+        found = ", ".join(f.name for f in files) or "none"
+        raise BurnishError(Reason.InvalidModel, f"the directory must hold model.onnx, or exactly one .onnx file; found: {found}")
+    return files[0]

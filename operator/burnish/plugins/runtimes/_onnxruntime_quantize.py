@@ -1,0 +1,176 @@
+"""Applying lowered steps with ONNX Runtime's own quantization tools, and believing nothing they write before it was loaded and run.
+
+`quantize_static` has been seen to write an invalid graph in silence (per-channel below opset 13), so each result is opened once here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from burnish.errors import BurnishError, Reason
+from burnish.plugins import base
+from burnish.plugins.runtimes import _onnxruntime_session as ort
+from burnish.plugins.runtimes._onnxruntime_lowering import DYNAMIC_OPS, STATIC_OPS
+
+_MIN_OPSET = 13  # per-axis DequantizeLinear
+_NEW_OPSET = 18
+
+_CHAIN_OPS = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
+"""Between two integer nodes these run on integers too; Softmax, normalizations, Gelu and Add lose too much (an attention mask of -3e38 in an
+Add leaves one step of the scale for everything else)."""
+
+
+def apply(step: base.Step, source: Path, target: Path, *, calibration: Sequence[base.Arrays]) -> None:
+    """Run one step; see `Runtime.apply`."""
+    ort.import_onnxruntime()
+    with tempfile.TemporaryDirectory(prefix="burnish-quantize-") as folder:
+        try:
+            _APPLY[step.kind](step, source, target, Path(folder), calibration)
+        except BurnishError:
+            raise
+        except Exception as error:  # the tools raise whatever comes: ValueError, KeyError, AssertionError, ONNX Runtime's own
+            raise BurnishError(Reason.CandidateNotBuildable, f"{step.kind} quantization failed: {_line(error)}") from error
+    _believe(source, target, calibration)
+
+
+def versions(path: Path) -> tuple[int, int]:
+    """Opset of the standard domain and IR version of an ONNX file."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0), model.ir_version
+
+
+def _fp16(step: base.Step, source: Path, target: Path, folder: Path, calibration: Sequence[base.Arrays]) -> None:
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = convert_float_to_float16(onnx.load(source), keep_io_types=True, node_block_list=list(_strings(step, "excluded")))
+    target.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _static(step: base.Step, source: Path, target: Path, folder: Path, calibration: Sequence[base.Arrays]) -> None:
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    prepared = _prepare(source, folder)
+    excluded = _excluded(prepared, _strings(step, "excluded"))
+    if step.options["keepEnds"]:
+        excluded |= _ends(prepared, excluded)
+    quantize_static(
+        str(prepared),
+        str(target),
+        _reader(calibration),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=[*STATIC_OPS, *_CHAIN_OPS],
+        per_channel=True,
+        reduce_range=bool(step.options["reduceRange"]),
+        activation_type=QuantType[str(step.options["activationType"])],
+        weight_type=QuantType[str(step.options["weightType"])],
+        nodes_to_exclude=sorted(excluded),
+        calibrate_method=CalibrationMethod.MinMax,
+        extra_options={"MatMulConstBOnly": True},
+    )
+
+
+def _dynamic(step: base.Step, source: Path, target: Path, folder: Path, calibration: Sequence[base.Arrays]) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    prepared = _prepare(source, folder)
+    quantize_dynamic(
+        str(prepared),
+        str(target),
+        op_types_to_quantize=list(DYNAMIC_OPS),
+        per_channel=True,
+        reduce_range=bool(step.options["reduceRange"]),
+        weight_type=QuantType[str(step.options["weightType"])],
+        nodes_to_exclude=sorted(_excluded(prepared, _strings(step, "excluded"))),
+        extra_options={"MatMulConstBOnly": True},
+    )
+
+
+_APPLY: dict[str, Callable[[base.Step, Path, Path, Path, Sequence[base.Arrays]], None]] = {"fp16": _fp16, "static": _static, "dynamic": _dynamic}
+
+
+def _prepare(source: Path, folder: Path) -> Path:
+    """Constants folded, shapes inferred, opset new enough. ONNX Runtime's *symbolic* shape inference fails on real models, so it stays off."""
+    import onnx
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    model, prepared = source, folder / "prepared.onnx"
+    if versions(source)[0] < _MIN_OPSET:
+        model = folder / "converted.onnx"
+        onnx.save(onnx.version_converter.convert_version(onnx.load(source), _NEW_OPSET), model)
+    quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
+    return prepared
+
+
+def _excluded(prepared: Path, names: Sequence[str]) -> set[str]:
+    """Nodes of the prepared graph that stand for the excluded ones; fusion keeps the node's name as a prefix (`fc1/MatMulAddFusion`)."""
+    return {n.name for n in _graph_nodes(prepared) if any(n.name == name or n.name.startswith(f"{name}/") for name in names)}
+
+
+def _ends(prepared: Path, excluded: set[str]) -> set[str]:
+    """The first and the last node that static quantization would touch."""
+    import onnx
+
+    constants = {t.name for t in onnx.load(prepared).graph.initializer}
+    touched = [n.name for n in _graph_nodes(prepared) if n.op_type in STATIC_OPS and n.input[1] in constants and n.name not in excluded]
+    return {touched[0], touched[-1]} if touched else set()
+
+
+def _graph_nodes(path: Path) -> Sequence[Any]:
+    import onnx
+
+    return list(onnx.load(path, load_external_data=False).graph.node)
+
+
+def _reader(calibration: Sequence[base.Arrays]) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # the library is untyped
+        def __init__(self) -> None:
+            self._feeds: Iterator[base.Arrays] = iter(calibration)
+
+        def get_next(self) -> dict[str, Any] | None:
+            feed = next(self._feeds, None)
+            return None if feed is None else dict(feed)
+
+    return Reader()
+
+
+def _believe(source: Path, target: Path, calibration: Sequence[base.Arrays]) -> None:
+    """Load the written graph and run it once.
+
+    Without data the feeds are zeros with every varying size 1; where the source can't run on those either, loading has to do.
+    """
+    try:
+        session = ort.open_session(target, threads=1)
+    except ort.OrtError as error:
+        raise BurnishError(Reason.CandidateNotBuildable, f"ONNX Runtime does not load the quantized graph: {error}") from error
+    feeds = calibration[0] if calibration else ort.zeros(session)
+    try:
+        session.infer(feeds)
+    except ort.OrtError as error:
+        if not calibration and not _runs(source, feeds):
+            return
+        raise BurnishError(Reason.CandidateNotBuildable, f"the quantized graph loads but does not run: {error}") from error
+
+
+def _runs(path: Path, feeds: base.Arrays) -> bool:
+    try:
+        ort.open_session(path, threads=1).infer(feeds)
+    except ort.OrtError:
+        return False
+    return True
+
+
+def _strings(step: base.Step, key: str) -> Sequence[str]:
+    value = step.options.get(key, ())
+    return [str(v) for v in value] if isinstance(value, (list, tuple)) else []
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
