@@ -144,11 +144,9 @@ def ensure_environment(toolchain: Toolchain, progress: Progress) -> Environment:
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with _exclusive(
-            directory.with_name(directory.name + ".lock"), lambda: progress(f"toolchain {toolchain.name}: another process is making it, waiting")
-        ):
-            if found := find_environment(toolchain):
-                return found
-            return _create(toolchain, directory, progress)
+            directory.with_name(directory.name + ".lock"), lambda: progress(f"{_title(toolchain)}: another process is making it, waiting")
+        ) as lock:
+            return find_environment(toolchain) or _create(toolchain, directory, progress, lock)
     except OSError as error:
         cure = "Free space there, or set XDG_CACHE_HOME to a directory that can be written."
         raise BurnishError(
@@ -162,28 +160,28 @@ def cache_directory() -> Path:
     return (configured if configured.is_absolute() else Path.home() / ".cache") / "burnish"
 
 
-def _create(toolchain: Toolchain, directory: Path, progress: Progress) -> Environment:
+def _create(toolchain: Toolchain, directory: Path, progress: Progress, lock: int) -> Environment:
     """Make the environment in place (a virtual environment can't be moved) and mark it complete last."""
-    uv = _find_uv(toolchain)
+    uv = functools.partial(_run_uv, toolchain, _find_uv(toolchain), directory.parent, lock)
     environment = Environment(toolchain.name, directory)
     if directory.exists():
-        progress(f"toolchain {toolchain.name}: an earlier creation was interrupted, starting again")
+        progress(f"{_title(toolchain)}: an earlier creation was interrupted, starting again")
         shutil.rmtree(directory)
     packages = len(re.findall(r"^[\w.-]+==", toolchain.lock.read_text(), re.MULTILINE))
-    progress(f"toolchain {toolchain.name}: installing {packages} packages (once)")
+    progress(f"{_title(toolchain)}: installing {packages} packages (once)")
     start = time.monotonic()
     try:
-        _run_uv(toolchain, uv, directory.parent, "venv", "--python", sys.executable, str(directory))
+        uv("venv", "--python", sys.executable, str(directory))
         # Wheels only: nothing of a package runs while it is installed.
         install = ("pip", "install", "--no-deps", "--require-hashes", "--no-build", "--python", str(environment.python))
-        _run_uv(toolchain, uv, directory.parent, *install, "--requirements", str(toolchain.lock))
+        uv(*install, "--requirements", str(toolchain.lock))
         if toolchain.has_burnish:
             (environment.site_packages / "burnish").symlink_to(PACKAGE, target_is_directory=True)
         (directory / _MARKER).write_text(json.dumps({"toolchain": toolchain.name, "packages": packages}) + "\n")
     except BaseException:  # Ctrl-C too
         shutil.rmtree(directory, ignore_errors=True)
         raise
-    progress(f"toolchain {toolchain.name}: ready after {time.monotonic() - start:.0f} s")
+    progress(f"{_title(toolchain)}: ready after {time.monotonic() - start:.0f} s")
     return environment
 
 
@@ -207,15 +205,24 @@ def _find_uv(toolchain: Toolchain) -> Path:
     return Path(found).absolute()
 
 
-def _run_uv(toolchain: Toolchain, uv: Path, directory: Path, *arguments: str) -> None:
+def _run_uv(toolchain: Toolchain, uv: Path, directory: Path, lock: int, *arguments: str) -> None:
     """Run uv in `directory`: outside the user's project, whose uv settings are none of ours. The user's own and UV_* variables hold.
+
+    uv inherits the file lock, so that an uv which outlives a killed Burnish never writes into the next process's environment.
 
     Raises:
         BurnishError: ToolchainUnavailable.
     """
     try:
         done = subprocess.run(
-            [str(uv), *arguments], cwd=directory, capture_output=True, text=True, errors="replace", timeout=INSTALL_TIMEOUT_S, check=False
+            [str(uv), *arguments],
+            cwd=directory,
+            pass_fds=(lock,),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=INSTALL_TIMEOUT_S,
+            check=False,
         )
         if done.returncode == 0:
             return
@@ -228,8 +235,8 @@ def _run_uv(toolchain: Toolchain, uv: Path, directory: Path, *arguments: str) ->
 
 
 @contextlib.contextmanager
-def _exclusive(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold the file lock `path`; the kernel lets go of it however the process ends.
+def _exclusive(path: Path, on_wait: Callable[[], None]) -> Iterator[int]:
+    """Hold the file lock `path` and yield its descriptor; the kernel lets go of it however the process ends.
 
     Raises:
         BurnishError: ToolchainUnavailable if another process holds it for longer than a creation may take.
@@ -246,7 +253,7 @@ def _exclusive(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
                     Reason.ToolchainUnavailable, f"Another process has held {path} for {INSTALL_TIMEOUT_S:.0f} s. End it, then try again."
                 )
             time.sleep(_POLL_S)
-        yield
+        yield file.fileno()
 
 
 def _try_lock(descriptor: int) -> bool:
@@ -259,6 +266,10 @@ def _try_lock(descriptor: int) -> bool:
 
 def _without_credentials(text: str) -> str:
     return re.sub(r"(?<=://)[^/@\s]+@", "", text)
+
+
+def _title(toolchain: Toolchain) -> str:
+    return f"toolchain {toolchain.name}"
 
 
 def _python_version() -> str:
