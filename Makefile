@@ -1,0 +1,125 @@
+# Everything a person or CI needs. Each target does its own set-up, says what it does, and does nothing that is done already.
+#   PYTHON=python3.12 make test     with another interpreter (3.11 or 3.12)
+#   make test ARGS="-k identity"    arguments for pytest
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+ifndef PYTHON
+PYTHON := $(shell for p in python3 python3.12 python3.11; do if $$p -c '$(SUPPORTED)' 2>/dev/null; then echo $$p; break; fi; done)
+endif
+PYTHON_VERSION := $(shell $(PYTHON) -c '$(SUPPORTED)' 2>/dev/null && $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+UV := .tools/uv/bin/uv
+LOCKS := operator/burnish/toolchains/locks
+ARGS ?=
+
+# Who points pip at another index means uv too.
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+
+.PHONY: help install dev toolchains demo test test-long test-py312 verify generate bench examples lock clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+install: $(VENV)/.installed ## Make .venv/bin/burnish from the hashed locks
+
+demo: install ## Install, then run the digits example: convert, quantize, measure on a real Triton, judge
+	$(BIN)/burnish run examples/digits.yaml
+
+test: dev verify toolchains examples ## Every test that takes seconds: unit, golden, integration, pipeline, in this order
+	$(BIN)/pytest -m "not long" --durations=10 $(ARGS) $(wildcard tests/unit tests/golden tests/integration tests/pipeline)
+
+test-long: dev toolchains examples ## The tests that take minutes, then the unit tests on Python 3.12
+	$(BIN)/pytest -m long --durations=10 $(ARGS) tests
+	@$(MAKE) test-py312
+
+test-py312: $(UV) ## The unit tests on Python 3.12, if this machine has one
+	@if python=$$($(UV) python find --no-python-downloads --no-project --system 3.12 2>/dev/null || ls -d ~/.pyenv/versions/3.12.*/bin/python3.12 2>/dev/null | tail -1) && [ -n "$$python" ]; then \
+	  $(MAKE) dev PYTHON="$$python" VENV=.tools/venv-3.12; \
+	  .tools/venv-3.12/bin/pytest -m "not long" $(ARGS) tests/unit; \
+	else echo "test-py312: SKIPPED, there is no Python 3.12 on this machine: nothing was tested on it"; fi
+
+verify: dev ## Format, lint, types, layers, and that nothing generated has drifted
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: dev toolchains examples ## Measure the claims of docs/benchmarks.md; prints tables, takes long
+	@set -- $(wildcard tests/benchmarks/bench_*.py); [ $$# -gt 0 ] || { echo "bench: there is no tests/benchmarks/bench_*.py" >&2; exit 1; }; \
+	for script; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean: ## Remove what these targets made here (not the caches in your home directory)
+	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist examples/.work
+
+# --- set-up -----------------------------------------------------------------------------------------------------------------------------
+
+.tools/system-$(PYTHON_VERSION): requirements/system.sh
+	@if [ -z "$(PYTHON_VERSION)" ]; then \
+	  echo "Burnish needs Python 3.11 or 3.12$(if $(PYTHON), and $(PYTHON) is neither). Install one, or name it: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; fi
+	@requirements/system.sh $(PYTHON)
+	@mkdir -p $(@D) && touch $@
+
+$(UV): requirements/uv.txt | .tools/system-$(PYTHON_VERSION)
+	@echo "install: fetching uv into .tools/ with pip"
+	@rm -rf .tools/uv
+	@pip=$(PYTHON); $$pip -m pip --version >/dev/null 2>&1 || pip=/usr/bin/python3; \
+	$$pip -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --require-hashes --no-deps --target .tools/uv -r $<
+	@touch $@
+
+# An environment of the right Python is kept, whoever made it; one of another Python is replaced.
+$(VENV)/.python-$(PYTHON_VERSION): | $(UV)
+	@if ! $(BIN)/python -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(PYTHON_VERSION)")' 2>/dev/null; then \
+	  echo "install: making the virtual environment $(VENV) with Python $(PYTHON_VERSION)"; \
+	  $(UV) venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV); fi
+	@touch $@
+
+$(VENV)/.installed: requirements/burnish.txt requirements/uv.txt requirements/build.txt pyproject.toml | $(VENV)/.python-$(PYTHON_VERSION)
+	@echo "install: installing Burnish into $(VENV)"
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/burnish.txt -r requirements/uv.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --build-constraints requirements/build.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.installed
+	@echo "install: installing what tests and checks need into $(VENV)"
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/dev.txt
+	@touch $@
+
+dev: $(VENV)/.dev ## What tests and checks need, in .venv
+
+toolchains: install ## The environments in which steps and the server run, in your cache directory
+	@$(BIN)/python -c 'from burnish.toolchains import environments; [environments.ensure(name, print) for name in environments.TOOLCHAINS]'
+
+# The data of these two is not ours to commit: it is taken from packages, in an environment of its own.
+EXAMPLES := $(patsubst examples/%/make.py,%,$(wildcard examples/ocr/make.py examples/magika/make.py))
+
+examples: $(EXAMPLES:%=.tools/examples/%/.made) ## Make the data of examples/ocr and examples/magika
+
+.tools/examples/%/.made: examples/%/make.py examples/%/requirements.txt | $(UV)
+	@echo "examples: making $*"
+	@$(UV) venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .tools/examples/$*
+	@$(UV) pip install --quiet --python .tools/examples/$*/bin/python --no-deps --require-hashes -r examples/$*/requirements.txt
+	@.tools/examples/$*/bin/python $<
+	@touch $@
+
+# --- locks ------------------------------------------------------------------------------------------------------------------------------
+
+COMPILE = $(UV) pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links $(UPGRADE)
+
+# dev.txt is compiled first and constrains the others: what is tested is what users get.
+lock: $(UV) ## Compile the hashed locks again (UPGRADE=--upgrade: to the newest versions)
+	$(COMPILE) pyproject.toml --extra onnx --extra dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/burnish.txt
+	$(COMPILE) pyproject.toml --extra onnx -c requirements/dev.txt -o $(LOCKS)/onnx.txt
+	$(COMPILE) $(LOCKS)/triton.in --excludes $(LOCKS)/triton-excludes.txt -o $(LOCKS)/triton.txt
+	$(COMPILE) requirements/uv.in -o requirements/uv.txt
+	$(COMPILE) requirements/build.in -o requirements/build.txt
