@@ -42,7 +42,7 @@ test-long: dev toolchains examples ## The tests that take minutes, then the unit
 	@$(MAKE) test-py312
 
 test-py312: $(UV) ## The unit tests on Python 3.12, if this machine has one
-	@if python=$$($(UV) python find --no-python-downloads --no-project --system 3.12 2>/dev/null || ls -d ~/.pyenv/versions/3.12.*/bin/python3.12 2>/dev/null | tail -1) && [ -n "$$python" ]; then \
+	@if python=$$($(UV) python find --no-python-downloads --no-project --system 3.12 2>/dev/null || ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.12.*/bin/python3.12 2>/dev/null | tail -1) && [ -n "$$python" ]; then \
 	  $(MAKE) dev PYTHON="$$python" VENV=.tools/venv-3.12; \
 	  .tools/venv-3.12/bin/pytest -m "not long" $(ARGS) tests/unit; \
 	else echo "test-py312: SKIPPED, there is no Python 3.12 on this machine: nothing was tested on it"; fi
