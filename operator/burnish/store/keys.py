@@ -1,0 +1,152 @@
+"""What makes two pieces of work the same: the keys under which results are looked up. Pure.
+
+A key is the SHA-256 over canonical JSON of everything that decides the result, and of nothing else. One ingredient too few and somebody gets
+another model's numbers; one too many and nothing is ever found. When an ingredient is added or its form changes, the number in the key's
+name goes up, so that a new release never finds what an old one meant differently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+from burnish import names
+from burnish.api.job_contract import ArtifactRef, PassEntryJson
+from burnish.api.scalars import quantity_bytes, quantity_value
+from burnish.api.v1alpha1.optimized_model import Evaluation, Input, Load, Resources
+from burnish.plugins.base import HardwareClass, ServingImage
+
+
+def canonical_json(value: object) -> bytes:
+    """The one UTF-8 text of a JSON value: members sorted by name, no spaces, nothing escaped that need not be.
+
+    Close to RFC 8785, except that numbers are written as Python writes them and members sort by code point.
+
+    Raises:
+        TypeError: not a JSON value; member names that are not strings count as such.
+        ValueError: NaN or infinity.
+    """
+    _check_names(value)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def _check_names(value: object) -> None:
+    if isinstance(value, dict):
+        for name, member in value.items():
+            if not isinstance(name, str):
+                raise TypeError(f"{name!r} is not a member name; json would turn it into a string that another name may equal")
+            _check_names(member)
+    elif isinstance(value, (list, tuple)):
+        for member in value:
+            _check_names(member)
+
+
+def source_key(uri: str, digest: str | None, refresh: str | None) -> str:
+    """Key of what was found at a remote URI: hex, 64 digits. The URI as written, so a changed signature in a query looks again.
+
+    Args:
+        digest: the pin, if the manifest has one.
+        refresh: `spec.source.refresh`.
+    """
+    return _key("source/1", {"uri": uri, "digest": digest, "refresh": refresh})
+
+
+def artifact_key(
+    *,
+    source_digest: str,
+    format: str | None,  # noqa: A002  # the field's name
+    inputs: Sequence[Input],
+    passes: Sequence[PassEntryJson],
+    calibration_digest: str | None,
+    calibration_samples: int | None,
+    runtime: str,
+    toolchain: str,
+    architecture: str | None = None,
+    image: ServingImage | None = None,
+    seed: int = 0,
+) -> str:
+    """Key of what one target's build makes, apart from the hardware class: hex, 64 digits (DESIGN.md section 4).
+
+    Args:
+        source_digest: digest of the source's tree.
+        format: as declared; None where it is detected, which the source digest decides.
+        inputs: spec.inputs; their order does not matter.
+        passes: as written, defaults filled in; in order.
+        calibration_digest: tree digest of the calibration data if a pass reads it, else None.
+        calibration_samples: how many of it are read, else None.
+        runtime: name of the runtime.
+        toolchain: identity of the toolchain: its lock and the plugins' code.
+        architecture: which architecture a bare state dict belongs to.
+        image: the serving image whose limits the artifact is capped to; its name and Triton do not count, what it loads does.
+        seed: of everything random in a pass.
+    """
+    return _key(
+        "artifact/1",
+        {
+            "sourceDigest": source_digest,
+            "format": format,
+            "architecture": architecture,
+            "inputs": sorted((i.model_dump(mode="json", by_alias=True) for i in inputs), key=lambda i: str(i["name"])),
+            "passes": [p.model_dump(mode="json", by_alias=True) for p in passes],
+            "calibration": {"digest": calibration_digest, "samples": calibration_samples},
+            "runtime": runtime,
+            "seed": seed,
+            "toolchain": toolchain,
+            "loads": image and {"versions": dict(image.versions), "maxOpset": image.max_opset, "maxIrVersion": image.max_ir_version},
+        },
+    )
+
+
+def measurement_key(
+    *,
+    baseline: ArtifactRef,
+    candidates: Mapping[str, ArtifactRef],
+    evaluation_digest: str | None,
+    evaluation: Evaluation | None,
+    calibration_digest: str | None,
+    triton: str,
+    hardware_class: HardwareClass,
+    resources: Resources,
+    loads: Sequence[Load],
+    threads: int | None = None,
+    instances: int = 1,
+) -> str:
+    """Key of one measurement: hex, 64 digits (DESIGN.md section 4). Limits and the time-out are not in it.
+
+    Changed limits are judged again from the record, and more time only adds rounds to an undecided one.
+
+    Args:
+        baseline: its manifest digest counts, not its content digest: the manifest also fixes the input sizes that are measured.
+        candidates: name -> artifact, of those that were built.
+        evaluation_digest: tree digest of the evaluation data, if there is any.
+        evaluation: how it is scored; its URI and pin do not count.
+        calibration_digest: tree digest of the data that requests are drawn from where there is no evaluation data.
+        triton: identity of the serving Triton.
+        hardware_class: of the machine that measures.
+        resources: `1` and `1000m` are the same.
+        loads: load points in order; the first one decides when measuring stops.
+        threads: where they do not follow from `resources`.
+        instances: model instances in the server.
+    """
+    scoring = evaluation.model_dump(mode="json", by_alias=True, include={"samples", "metric", "decode", "output"}) if evaluation else None
+    return _key(
+        "measurement/1",
+        {
+            "method": names.METHOD_VERSION,
+            "baseline": baseline.digest,
+            "candidates": {name: artifact.digest for name, artifact in candidates.items()},
+            "evaluation": {"digest": evaluation_digest, "scoring": scoring},
+            "calibrationDigest": calibration_digest,
+            "triton": triton,
+            "hardwareClass": hardware_class.model_dump(mode="json", by_alias=True) | {"isa": sorted(hardware_class.isa)},
+            "resources": {"cpu": format(quantity_value(resources.cpu).normalize(), "f"), "memoryBytes": quantity_bytes(resources.memory)},
+            "threads": threads,
+            "instances": instances,
+            "loads": [load.model_dump(mode="json", by_alias=True) for load in loads],
+        },
+    )
+
+
+def _key(kind: str, ingredients: dict[str, object]) -> str:
+    return hashlib.sha256(canonical_json({"key": kind, **ingredients})).hexdigest()
