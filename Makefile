@@ -24,6 +24,11 @@ ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 
+# uv trusts the certificates that this machine trusts, a company's own included.
+ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
+export UV_SYSTEM_CERTS ?= true
+endif
+
 .PHONY: help install dev toolchains demo test test-long test-py312 verify generate bench examples lock clean
 
 help: ## List these targets
@@ -52,6 +57,10 @@ verify: dev ## Format, lint, types, layers, and that nothing generated has drift
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/burnish crd --check .
+
+generate: install ## Write what is generated from the models: the CRD, docs/reference.md, docs/reasons.md
+	$(BIN)/burnish crd --write .
 
 bench: dev toolchains examples ## Measure the claims of docs/benchmarks.md; prints tables, takes long
 	@set -- $(wildcard tests/benchmarks/bench_*.py); [ $$# -gt 0 ] || { echo "bench: there is no tests/benchmarks/bench_*.py" >&2; exit 1; }; \
@@ -96,18 +105,18 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.installed
 dev: $(VENV)/.dev ## What tests and checks need, in .venv
 
 toolchains: install ## The environments in which steps and the server run, in your cache directory
-	@$(BIN)/python -c 'from burnish.toolchains import environments; [environments.ensure(name, print) for name in environments.TOOLCHAINS]'
+	@$(BIN)/burnish toolchain install
 
 # The data of these two is not ours to commit: it is taken from packages, in an environment of its own.
 EXAMPLES := $(patsubst examples/%/make.py,%,$(wildcard examples/ocr/make.py examples/magika/make.py))
 
-examples: $(EXAMPLES:%=.tools/examples/%/.made) ## Make the data of examples/ocr and examples/magika
+examples: $(EXAMPLES:%=examples/.work/%/.made) ## Make the data of examples/ocr and examples/magika
 
-.tools/examples/%/.made: examples/%/make.py examples/%/requirements.txt | $(UV)
+examples/.work/%/.made: examples/%/make.py examples/%/requirements.txt | $(UV)
 	@echo "examples: making $*"
 	@$(UV) venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .tools/examples/$*
 	@$(UV) pip install --quiet --python .tools/examples/$*/bin/python --no-deps --require-hashes -r examples/$*/requirements.txt
-	@.tools/examples/$*/bin/python $<
+	@.tools/examples/$*/bin/python $< --out $(@D)
 	@touch $@
 
 # --- locks ------------------------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -217,6 +218,7 @@ def _run_uv(toolchain: Toolchain, uv: Path, directory: Path, lock: int, *argumen
         done = subprocess.run(
             [str(uv), *arguments],
             cwd=directory,
+            env=_uv_variables(),
             pass_fds=(lock,),
             capture_output=True,
             text=True,
@@ -232,6 +234,13 @@ def _run_uv(toolchain: Toolchain, uv: Path, directory: Path, lock: int, *argumen
     last = "\n".join(f"  {line}" for line in _without_credentials(said).strip().splitlines()[-8:])
     cure = "Check the network and the package index (UV_DEFAULT_INDEX names another one), then try again."
     raise BurnishError(Reason.ToolchainUnavailable, f"Toolchain {toolchain.name} could not be installed. uv says:\n{last}\n{cure}")
+
+
+def _uv_variables() -> dict[str, str]:
+    """The user's variables; and uv trusts the machine's certificates where it has some, because a company's proxy signs with its own."""
+    known = ssl.get_default_verify_paths()
+    has_certificates = bool(known.cafile or (known.capath and any(Path(known.capath).iterdir())))
+    return {**({"UV_SYSTEM_CERTS": "true"} if has_certificates else {}), **os.environ}
 
 
 @contextlib.contextmanager
