@@ -1,0 +1,101 @@
+"""Runs the steps as child processes, and listens to what they tell on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from burnish.pipeline.confined_process import ChildExit, ConfinedProcess, Ending, Limits, end_all
+from burnish.pipeline.progress import DESCRIPTOR_VARIABLE
+
+__all__ = ["ChildExit", "Ending", "Limits", "child_environment", "end_all", "run_child"]
+
+_MAX_EVENT_BYTES = 64 * 1024
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for a step: ours, without what would lead another interpreter to our packages, and with telemetry off."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON") and name != "VIRTUAL_ENV"}
+    return {**ours, "ORT_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def run_child(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    limits: Limits,
+    log: Path,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+) -> ChildExit:
+    """Run a command to its end. Nothing of it is left when this returns or raises, KeyboardInterrupt included.
+
+    Args:
+        command: program and arguments.
+        env: its environment, all of it but for BURNISH_PROGRESS_FD, which is added: the descriptor that takes progress events as lines of JSON.
+        cwd: working directory.
+        limits: what it may use.
+        log: gets stdout and stderr, appended.
+        on_event: called in this thread with each progress event; what it raises ends the child and propagates.
+
+    Raises:
+        BurnishError: ResourcesNotEnforceable; InternalError, where the command can't be executed.
+    """
+    reader, writer = os.pipe()
+    try:
+        with ConfinedProcess.start(
+            command, env={**env, DESCRIPTOR_VARIABLE: str(writer)}, cwd=cwd, log=log, limits=limits, descriptors=(writer,)
+        ) as process:
+            os.close(writer)
+            writer = -1
+            events = _EventReader(reader, on_event)
+            with selectors.DefaultSelector() as selector:
+                selector.register(process, selectors.EVENT_READ)
+                selector.register(reader, selectors.EVENT_READ)
+                while (ended := process.wait(0)) is None:
+                    for key, _ in selector.select():
+                        if key.fd == reader and not events.read():
+                            selector.unregister(reader)
+            while events.read():
+                pass
+            return ended
+    finally:
+        os.close(reader)
+        if writer >= 0:
+            os.close(writer)
+
+
+class _EventReader:
+    """Cuts what comes through the progress pipe into events. The other end runs a model's code: what is no event is left out."""
+
+    def __init__(self, descriptor: int, on_event: Callable[[dict[str, Any]], None] | None) -> None:
+        os.set_blocking(descriptor, False)
+        self._descriptor = descriptor
+        self._on_event = on_event
+        self._buffer = b""
+
+    def read(self) -> bool:
+        """Take what is there; False where there is nothing, or the other end is closed."""
+        try:
+            data = os.read(self._descriptor, _MAX_EVENT_BYTES)
+        except BlockingIOError:
+            return False
+        *lines, rest = (self._buffer + data).split(b"\n")
+        self._buffer = rest if len(rest) <= _MAX_EVENT_BYTES else b""
+        for line in lines:
+            event = _parse(line)
+            if event is not None and self._on_event is not None:
+                self._on_event(event)
+        return bool(data)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None

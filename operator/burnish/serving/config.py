@@ -1,0 +1,106 @@
+"""Renders the config.pbtxt of one model: pure, complete and explicit, because the server runs with auto-completion off.
+
+Auto-completion would load each model once more at start, choose two instances where nothing is said, and hide a wrong signature.
+Field names and rules: Triton's model_config.proto and its model configuration page.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from burnish.api.job_contract import ArtifactConfig, ResolvedInput
+from burnish.plugins.base import DataType, Tensor
+from burnish.serving.text_format import Enum, Message, Value, render
+
+STANDARD_MODEL_FILES: Mapping[str, str] = MappingProxyType(
+    {"onnxruntime": "model.onnx", "openvino": "model.xml", "tensorrt": "model.plan", "pytorch": "model.pt", "tensorflow": "model.savedmodel"}
+)
+"""Backend -> the file Triton looks for where the config names none (its model_config_utils); for others the name is always written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ServingOptions:
+    """What serving decides about a model, whatever the model."""
+
+    threads: int
+    """Threads of one instance, from the CPU limit; `parameters` of the runtime plugin carry them to the backend."""
+    instances: int = 1
+    max_batch_size: int = 1
+    """Largest batch of a request; a model whose axis 0 is fixed is served without batching."""
+    parameters: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """The runtime plugin's `parameters(threads)`."""
+
+
+def render_config(name: str, artifact: ArtifactConfig, options: ServingOptions) -> str:
+    """The text of config.pbtxt for the model called `name` in the repository."""
+    batched = artifact.signature.is_batched and options.max_batch_size > 0
+    fields: list[tuple[str, Value]] = [
+        ("name", name),
+        ("backend", artifact.backend),
+        ("max_batch_size", options.max_batch_size if batched else 0),
+        ("input", [_tensor(tensor, batched) for tensor in artifact.signature.inputs]),
+        ("output", [_tensor(tensor, batched) for tensor in artifact.signature.outputs]),
+        ("instance_group", [Message(("count", options.instances), ("kind", Enum("KIND_CPU")))]),
+        ("parameters", [_parameter(key, value) for key, value in sorted(options.parameters.items())]),
+        ("model_warmup", _warmups(artifact, options.max_batch_size if batched else 0)),
+    ]
+    if artifact.model_file != STANDARD_MODEL_FILES.get(artifact.backend):
+        fields.insert(2, ("default_model_filename", artifact.model_file))
+    return render(Message(*fields))
+
+
+def _parameter(key: str, value: str) -> Message:
+    return Message(("key", key), ("value", Message(("string_value", value))))
+
+
+def _tensor(tensor: Tensor, batched: bool) -> Message:
+    """A ModelInput or ModelOutput. Triton has no tensor without a dimension: what has none besides the batch is declared as `[1]`."""
+    dims = list(tensor.shape[1:] if batched else tensor.shape)
+    fields: list[tuple[str, Value]] = [("name", tensor.name), ("data_type", _data_type(tensor.data_type)), ("dims", dims or [1])]
+    if batched and not dims:  # Triton accepts an empty reshape only with batching; without, the backend itself makes [1] a scalar
+        fields.append(("reshape", Message(("shape", []))))
+    return Message(*fields)
+
+
+def _data_type(data_type: DataType) -> Enum:
+    return Enum("TYPE_STRING" if data_type is DataType.BYTES else f"TYPE_{data_type.value}")
+
+
+def _warmups(artifact: ArtifactConfig, max_batch_size: int) -> list[Message]:
+    """Requests that Triton sends before it calls the model ready: the first real one is then no slower than the others (63 ms against 2).
+
+    A warm-up that fails makes Triton refuse the model, so a model with a size that nobody declared gets none.
+    """
+    dims = {entry.name: _sizes(entry, bool(max_batch_size)) for entry in artifact.inputs}
+    if any(size is None for sizes in dims.values() for size in sizes):
+        return []
+    batch_sizes = sorted({_smallest_batch(artifact.inputs, max_batch_size), max_batch_size}) if max_batch_size else [1]
+    return [
+        Message(
+            ("name", f"batch {batch}"),
+            ("batch_size", batch),
+            ("inputs", [_warmup_input(entry, [size or 1 for size in dims[entry.name]]) for entry in artifact.inputs]),
+        )
+        for batch in batch_sizes
+    ]
+
+
+def _warmup_input(entry: ResolvedInput, dims: list[int]) -> Message:
+    # random_data fills random *bytes*; in anything but floats they are values that a model may reject (an index out of range).
+    data = "random_data" if entry.data_type.is_float else "zero_data"
+    return Message(("key", entry.name), ("value", Message(("data_type", _data_type(entry.data_type)), ("dims", dims or [1]), (data, True))))
+
+
+def _sizes(entry: ResolvedInput, batched: bool) -> list[int | None]:
+    """Sizes of one request: `opt` where a dimension varies, None where nobody said; without the batch axis of a batched model."""
+    opt = {bounds.axis: bounds.opt for bounds in entry.bounds}
+    return [size if size != -1 else opt.get(axis) for axis, size in enumerate(entry.shape) if axis or not batched]
+
+
+def _smallest_batch(inputs: tuple[ResolvedInput, ...], max_batch_size: int) -> int:
+    """1, or more where the declared bounds of the batch axis ask for more."""
+    bounds = [b for entry in inputs for b in entry.bounds if b.axis == 0]
+    smallest = max((-(-b.min // b.multiple_of) * b.multiple_of for b in bounds), default=1)
+    return min(smallest, max_batch_size)

@@ -1,0 +1,55 @@
+"""The serving images that Burnish knows, and what each of them can load. The one table; artifacts are capped to it.
+
+The figures of an image were found by loading models of rising opset and IR version with the very library version in it
+(tests/unit/serving/test_images.py does it again).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from burnish.errors import BurnishError, Reason
+from burnish.plugins.base import ServingImage
+
+LOCAL_CPU = ServingImage(
+    name="local-cpu",  # tritonserver out of its Python package, with our python-based backends (burnish/toolchains/locks/triton.txt)
+    triton="2.51.0",
+    versions={"nvidia-pytriton": "0.7.0", "onnxruntime": "1.32.0", "numpy": "1.26.4"},
+    max_opset=28,
+    max_ir_version=14,
+)
+
+IMAGES: Mapping[str, ServingImage] = MappingProxyType({image.name: image for image in (LOCAL_CPU,)})
+"""Every serving image by name."""
+
+
+def image(name: str) -> ServingImage:
+    """The serving image called `name`.
+
+    Raises:
+        BurnishError: InternalError, for a name that this release doesn't have (a request of another release).
+    """
+    if name not in IMAGES:
+        raise BurnishError(Reason.InternalError, f"there is no serving image {name!r}; this release knows {', '.join(IMAGES)}")
+    return IMAGES[name]
+
+
+def triton_identity(image: ServingImage, lock_digest: str) -> str:
+    """What the measurement key says of the server: SHA-256 (hex) over the image's table entry and the digest of what is installed in it.
+
+    Args:
+        image: the serving image.
+        lock_digest: identity of the serving environment: its lock and the code of its backends.
+    """
+    facts = {
+        "name": image.name,
+        "triton": image.triton,
+        "versions": dict(image.versions),
+        "maxOpset": image.max_opset,
+        "maxIrVersion": image.max_ir_version,
+        "lock": lock_digest,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
