@@ -102,7 +102,7 @@ class GraphFacts(PluginModel):
     weighted_ops: dict[str, int]
     """Operator type -> number of nodes whose weight is a constant (what quantization can shrink)."""
     parameters: int
-    """Number of weights in initializers."""
+    """Number of floating-point weights, in initializers and Constant nodes."""
     node_names: tuple[str, ...] = ()
     """Names of the weighted nodes, in topological order."""
 

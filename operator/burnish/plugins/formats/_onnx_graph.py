@@ -196,7 +196,7 @@ def facts(model: Any) -> base.GraphFacts:
         opset=default_opset(model),
         op_counts=dict(sorted(Counter(n.op_type for n in nodes(model)).items())),
         weighted_ops=dict(sorted(Counter(n.op_type for n in weighted).items())),
-        parameters=sum(_elements(t) for g in graphs(model) for t in getattr(g, "initializer", ())),
+        parameters=sum(_elements(tensor) for _, tensor in tensors(model) if tensor.data_type in FLOAT_TYPES),
         node_names=tuple(n.name for n in weighted),
     )
 

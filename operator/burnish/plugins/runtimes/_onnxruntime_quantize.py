@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -55,12 +56,12 @@ def _fp16(step: base.Step, source: Path, target: Path, folder: Path, calibration
 def _static(step: base.Step, source: Path, target: Path, folder: Path, calibration: Sequence[base.Arrays]) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    prepared = _prepare(source, folder)
-    excluded = _excluded(prepared, _strings(step, "excluded"))
+    prepared = _Prepared(source, folder, _strings(step, "excluded"))
+    excluded = prepared.excluded | prepared.without_constant_weight()
     if step.options["keepEnds"]:
-        excluded |= _ends(prepared, excluded)
+        excluded |= prepared.ends(excluded)
     quantize_static(
-        str(prepared),
+        str(prepared.path),
         str(target),
         _reader(calibration),
         quant_format=QuantFormat.QDQ,
@@ -71,60 +72,101 @@ def _static(step: base.Step, source: Path, target: Path, folder: Path, calibrati
         weight_type=QuantType[str(step.options["weightType"])],
         nodes_to_exclude=sorted(excluded),
         calibrate_method=CalibrationMethod.MinMax,
-        extra_options={"MatMulConstBOnly": True},
     )
+    _tidy(target)
 
 
 def _dynamic(step: base.Step, source: Path, target: Path, folder: Path, calibration: Sequence[base.Arrays]) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    prepared = _prepare(source, folder)
+    prepared = _Prepared(source, folder, _strings(step, "excluded"))
     quantize_dynamic(
-        str(prepared),
+        str(prepared.path),
         str(target),
         op_types_to_quantize=list(DYNAMIC_OPS),
         per_channel=True,
         reduce_range=bool(step.options["reduceRange"]),
         weight_type=QuantType[str(step.options["weightType"])],
-        nodes_to_exclude=sorted(_excluded(prepared, _strings(step, "excluded"))),
+        nodes_to_exclude=sorted(prepared.excluded),
         extra_options={"MatMulConstBOnly": True},
     )
+    _tidy(target)
 
 
 _APPLY: dict[str, Callable[[base.Step, Path, Path, Path, Sequence[base.Arrays]], None]] = {"fp16": _fp16, "static": _static, "dynamic": _dynamic}
 
 
-def _prepare(source: Path, folder: Path) -> Path:
-    """Constants folded, shapes inferred, opset new enough. ONNX Runtime's *symbolic* shape inference fails on real models, so it stays off."""
+class _Prepared:
+    """The graph that is quantized: opset new enough for per-channel scales, constants folded, shapes inferred.
+
+    ONNX Runtime's *symbolic* shape inference fails on real models, so it stays off.
+    """
+
+    def __init__(self, source: Path, folder: Path, names: Sequence[str]) -> None:
+        """Args:
+        source: the ONNX file.
+        folder: for files on the way.
+        names: excluded nodes of the source graph.
+        """
+        import onnx
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        model, self.path = source, folder / "prepared.onnx"
+        if versions(source)[0] < _MIN_OPSET:
+            model = folder / "converted.onnx"
+            onnx.save(onnx.version_converter.convert_version(onnx.load(source), _NEW_OPSET), model)
+        quant_pre_process(str(model), str(self.path), skip_symbolic_shape=True)
+        self._read(names)
+        if self._lost:
+            # Fusion has swallowed an excluded node under another name: the user's wish goes before the fusion's gain.
+            quant_pre_process(str(model), str(self.path), skip_symbolic_shape=True, skip_optimization=True)
+            self._read(names)
+
+    def _read(self, names: Sequence[str]) -> None:
+        import onnx
+
+        model = onnx.load(self.path)
+        _flatten_biases(model.graph)
+        onnx.save(model, self.path)
+        graph = model.graph
+        self._nodes = list(graph.node)
+        self._constants = {tensor.name for tensor in graph.initializer}
+        stands_for = {node.name: _FUSED.sub("", node.name) for node in self._nodes}
+        self.excluded = {name for name, original in stands_for.items() if original in names or name in names}
+        self._lost = set(names) - {*stands_for, *stands_for.values()}
+
+    def without_constant_weight(self) -> set[str]:
+        """Nodes that multiply two activations (attention): both would lose precision. `MatMulConstBOnly` has no effect on QDQ graphs."""
+        return {n.name for n in self._nodes if n.op_type in STATIC_OPS and n.input[1] not in self._constants}
+
+    def ends(self, excluded: set[str]) -> set[str]:
+        """The first and the last node that static quantization would touch."""
+        touched = [n.name for n in self._nodes if n.op_type in STATIC_OPS and n.name not in excluded]
+        return {touched[0], touched[-1]} if touched else set()
+
+
+_FUSED = re.compile(r"/[A-Za-z]+Fusion$")  # `fc1/MatMulAddFusion` stands for `fc1`
+
+
+def _flatten_biases(graph: Any) -> None:
+    """Make the (1, N) biases of Gemm that fusion leaves behind (N,): the same to Gemm, but ONNX Runtime's bias quantization fails on two axes."""
+    others = {name for node in graph.node for position, name in enumerate(node.input) if not (node.op_type == "Gemm" and position == 2)}
+    biases = {node.input[2] for node in graph.node if node.op_type == "Gemm" and len(node.input) > 2} - others
+    for tensor in graph.initializer:
+        if tensor.name in biases and len(tensor.dims) == 2 and tensor.dims[0] == 1:
+            del tensor.dims[0]
+
+
+def _tidy(target: Path) -> None:
+    """Drop the operator sets that ONNX Runtime's optimizer imports without using them; write bytes that equal inputs always give again."""
     import onnx
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    model, prepared = source, folder / "prepared.onnx"
-    if versions(source)[0] < _MIN_OPSET:
-        model = folder / "converted.onnx"
-        onnx.save(onnx.version_converter.convert_version(onnx.load(source), _NEW_OPSET), model)
-    quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
-    return prepared
-
-
-def _excluded(prepared: Path, names: Sequence[str]) -> set[str]:
-    """Nodes of the prepared graph that stand for the excluded ones; fusion keeps the node's name as a prefix (`fc1/MatMulAddFusion`)."""
-    return {n.name for n in _graph_nodes(prepared) if any(n.name == name or n.name.startswith(f"{name}/") for name in names)}
-
-
-def _ends(prepared: Path, excluded: set[str]) -> set[str]:
-    """The first and the last node that static quantization would touch."""
-    import onnx
-
-    constants = {t.name for t in onnx.load(prepared).graph.initializer}
-    touched = [n.name for n in _graph_nodes(prepared) if n.op_type in STATIC_OPS and n.input[1] in constants and n.name not in excluded]
-    return {touched[0], touched[-1]} if touched else set()
-
-
-def _graph_nodes(path: Path) -> Sequence[Any]:
-    import onnx
-
-    return list(onnx.load(path, load_external_data=False).graph.node)
+    model = onnx.load(target)
+    used = {"", *(node.domain for node in model.graph.node)}
+    kept = [o for o in model.opset_import if o.domain in used or model.functions]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    target.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def _reader(calibration: Sequence[base.Arrays]) -> Any:
