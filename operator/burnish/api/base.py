@@ -6,7 +6,17 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 
-class ApiModel(BaseModel):
-    """Immutable; a misspelt field is an error, never dropped in silence."""
+class FieldError(ValueError):
+    """A rule between fields is broken. `field` is the path, from the model that holds the validator, of the field to change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True, use_enum_values=False)
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class ApiModel(BaseModel):
+    """Immutable; a misspelt field is an error, never dropped in silence; NaN and infinity in records come back as what they were."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True, use_enum_values=False, ser_json_inf_nan="strings"
+    )

@@ -16,6 +16,8 @@ from pydantic import AfterValidator, BeforeValidator, Field
 DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$"
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?$"
+NAMESPACE_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+LINE_PATTERN = r"^[^\x00-\x1f\x7f]+$"
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 
 _UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -35,19 +37,25 @@ _UNIT_FACTOR: dict[str, int | _Decimal] = {
 
 def _positive_duration(text: str) -> str:
     if duration_seconds(text) <= 0:
-        raise ValueError("must be longer than zero")
+        raise ValueError(f"{text} is no time at all; write a duration longer than zero, for example 90s")
     return text
 
 
 def _text(value: object) -> object:
-    """YAML reads an unquoted `1` or `0.01` as a number; kubectl users write cpu: 1 all the time, so take it as the text it was."""
-    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    """A quantity is int-or-string in Kubernetes: `cpu: 1` and `memory: 1073741824` are fine without quotes, `cpu: 0.5` is not."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=32, examples=["90s", "1h30m"]), AfterValidator(_positive_duration)]
-Quantity = Annotated[str, BeforeValidator(_text), Field(pattern=QUANTITY_PATTERN, max_length=32, examples=["500m", "2Gi"])]
+Quantity = Annotated[
+    str,
+    Field(pattern=QUANTITY_PATTERN, max_length=32, examples=["500m", "2Gi"], json_schema_extra={"x-kubernetes-int-or-string": True}),
+    BeforeValidator(_text),
+]
 Decimal = Annotated[str, Field(pattern=DECIMAL_PATTERN, max_length=32, examples=["0.01"])]
 Digest = Annotated[str, Field(pattern=DIGEST_PATTERN, max_length=71)]
+Time = Annotated[str, Field(max_length=32, examples=["2026-11-23T20:15:00Z"], json_schema_extra={"format": "date-time"})]
+"""RFC 3339, UTC."""
 
 
 def duration_seconds(text: str) -> float:

@@ -6,21 +6,22 @@ message names what is wrong and the cure. A field that nothing acts on does not 
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, field_validator, model_validator
 
 from burnish import names
-from burnish.api.base import ApiModel
-from burnish.api.scalars import Decimal, Digest, Duration, Quantity, quantity_value
+from burnish.api.base import ApiModel, FieldError
+from burnish.api.scalars import LINE_PATTERN, NAMESPACE_PATTERN, Decimal, Digest, Duration, Quantity, quantity_value
 from burnish.api.v1alpha1.status import Status
 from burnish.plugins import base as plugins
 from burnish.plugins import registry
 
-Uri = Annotated[str, Field(min_length=1, max_length=2048)]
-ShortName = Annotated[str, Field(pattern=names.NAME_PATTERN, max_length=12)]
-TensorName = Annotated[str, Field(min_length=1, max_length=256)]
+Uri = Annotated[str, Field(min_length=1, pattern=LINE_PATTERN, max_length=2048, examples=["file:model.onnx", "https://example.com/model.onnx"])]
+ShortName = Annotated[str, Field(pattern=names.NAME_PATTERN, max_length=12, examples=["cpu"])]
+TensorName = Annotated[str, Field(min_length=1, pattern=LINE_PATTERN, max_length=256, examples=["image"])]
 
 FormatName = StrEnum("FormatName", {name: name for name in registry.formats()})  # type: ignore[misc]
 RuntimeName = StrEnum("RuntimeName", {name: name for name in registry.runtimes()})  # type: ignore[misc]
@@ -42,7 +43,7 @@ class _PassEntry(ApiModel):
         for name in registry.passes():
             field = _field_name(name)
             if field != wanted and getattr(self, field) is not None:
-                raise ValueError(f"{field} belongs to type: {name}, but type is {self.type.value}; remove {field} or change type")
+                raise FieldError(field, f"belongs to type: {name}, but type is {self.type.value}; remove it or change type")
         return self
 
     @property
@@ -53,7 +54,7 @@ class _PassEntry(ApiModel):
 
 
 _OPTIONS: dict[str, Any] = {
-    _field_name(name): (p.config | None, Field(default=None, description=f"Options of type {name}.")) for name, p in registry.passes().items()
+    _field_name(name): (p.config | None, Field(default=None, description=f"Options of type: {name}.")) for name, p in registry.passes().items()
 }
 PassEntry: type[_PassEntry] = create_model("PassEntry", __base__=_PassEntry, __doc__=_PassEntry.__doc__, **_OPTIONS)
 
@@ -81,9 +82,11 @@ class DynamicAxis(ApiModel):
     @model_validator(mode="after")
     def _ordered(self) -> DynamicAxis:
         if not self.min <= self.opt <= self.max:
-            raise ValueError(f"min <= opt <= max does not hold ({self.min}, {self.opt}, {self.max}); order the three values")
+            raise FieldError("opt", f"min <= opt <= max does not hold ({self.min}, {self.opt}, {self.max}); order the three values")
         if any(v % self.multiple_of for v in (self.opt, self.max)):
-            raise ValueError(f"opt and max must be multiples of multipleOf ({self.multiple_of}); got {self.opt} and {self.max}")
+            raise FieldError(
+                "multipleOf", f"opt and max must be multiples of {self.multiple_of}, not {self.opt} and {self.max}; change one of the three"
+            )
         return self
 
 
@@ -96,7 +99,7 @@ class IntegerRange(ApiModel):
     @model_validator(mode="after")
     def _ordered(self) -> IntegerRange:
         if self.min > self.max:
-            raise ValueError(f"min {self.min} exceeds max {self.max}; swap them")
+            raise FieldError("min", f"{self.min} exceeds max {self.max}; swap them")
         return self
 
 
@@ -105,7 +108,9 @@ class Input(ApiModel):
 
     name: TensorName = Field(description="The input's name in the model.")
     data_type: plugins.DataType | None = Field(default=None, description="Checked against the model where it declares one.")
-    shape: Annotated[list[Annotated[int, Field(ge=-1)]], Field(max_length=16)] | None = Field(default=None, description="-1 where the size varies.")
+    shape: Annotated[list[Annotated[int, Field(ge=-1)]], Field(max_length=16)] | None = Field(
+        default=None, examples=[[-1, 3, 224, 224]], description="-1 where the size varies."
+    )
     dynamic: Annotated[list[DynamicAxis], Field(max_length=16)] = Field(default_factory=list, description="Bounds of the varying dimensions.")
     range: IntegerRange | None = Field(default=None, description="Bounds of an integer input.")
 
@@ -113,15 +118,15 @@ class Input(ApiModel):
     def _axes_are_dynamic(self) -> Input:
         axes = [d.axis for d in self.dynamic]
         if len(axes) != len(set(axes)):
-            raise ValueError("dynamic names an axis twice; keep one entry per axis")
+            raise FieldError("dynamic", "names an axis twice; keep one entry per axis")
         if self.shape is not None:
-            for axis in axes:
+            for position, axis in enumerate(axes):
                 if axis >= len(self.shape):
-                    raise ValueError(f"dynamic axis {axis} is outside shape {self.shape}; axes count from 0")
+                    raise FieldError(f"dynamic[{position}].axis", f"{axis} is outside shape {self.shape}; axes count from 0")
                 if self.shape[axis] != -1:
-                    raise ValueError(f"dynamic axis {axis} has the fixed size {self.shape[axis]} in shape; write -1 there")
+                    raise FieldError(f"dynamic[{position}].axis", f"{axis} has the fixed size {self.shape[axis]} in shape; write -1 there")
         if any(n == 0 for n in self.shape or []):
-            raise ValueError("shape holds a 0; write the size, or -1 where it varies")
+            raise FieldError("shape", "holds a 0; write the size, or -1 where it varies")
         return self
 
 
@@ -145,7 +150,7 @@ Samples = Annotated[int, Field(ge=1, le=1_000_000)]
 class Calibration(ApiModel):
     """Representative inputs for static quantization."""
 
-    uri: Uri = Field(description="npz with one array per input, (samples, ...), named as the inputs.")
+    uri: Uri = Field(examples=["file:calibration.npz"], description="npz with one array per input, (samples, ...), named as the inputs.")
     digest: Digest | None = Field(default=None, description="Pin: sha256 of the file.")
     samples: Samples = Field(default=256, description="At most this many, from the start.")
 
@@ -153,7 +158,10 @@ class Calibration(ApiModel):
 class Evaluation(ApiModel):
     """Held-out inputs on which the candidate is judged."""
 
-    uri: Uri = Field(description="npz with one array per input, (samples, ...), named as the inputs, and `label` where the metric needs it.")
+    uri: Uri = Field(
+        examples=["file:evaluation.npz"],
+        description="npz with one array per input, (samples, ...), named as the inputs, and `label` where the metric needs it.",
+    )
     digest: Digest | None = Field(default=None, description="Pin: sha256 of the file.")
     samples: Samples | None = Field(default=None, description="At most this many, from the start; default all.")
     metric: Metric = Field(
@@ -165,36 +173,41 @@ class Evaluation(ApiModel):
     @model_validator(mode="after")
     def _accuracy_decodes_argmax(self) -> Evaluation:
         if self.metric is Metric.Accuracy and self.decode is not Decode.ArgMax:
-            raise ValueError("metric Accuracy needs decode ArgMax; use metric: Agreement for CTC")
+            raise FieldError("decode", f"metric Accuracy needs decode: ArgMax; write that, or use metric: Agreement with {self.decode.value}")
         return self
 
 
 class Datasets(ApiModel):
     """Data for calibration and for judging; the two should not share samples."""
 
-    calibration: Calibration | None = Field(default=None, description="Needed by static quantization.")
-    evaluation: Evaluation | None = Field(default=None, description="Needed by constraints.score.")
+    calibration: Calibration | None = Field(default=None, description="Representative inputs for static quantization.")
+    evaluation: Evaluation | None = Field(default=None, description="Held-out inputs on which candidates are judged; constraints.score needs it.")
 
 
 class Resources(ApiModel):
     """What the serving container gets, and so the measuring one."""
 
-    cpu: Quantity = Field(default="1", description="CPU limit, and the thread count (rounded up).")
-    memory: Quantity = Field(default="2Gi", description="Memory limit.")
+    cpu: Quantity = Field(default="1", examples=["1", "500m"], description="CPU limit, and the thread count (rounded up).")
+    memory: Quantity = Field(default="2Gi", examples=["1Gi"], description="Memory limit.")
 
     @field_validator("cpu")
     @classmethod
     def _some_cpu(cls, value: str) -> str:
         if not quantity_value("0.01") <= quantity_value(value) <= 1024:
-            raise ValueError("must lie between 10m and 1024")
+            raise ValueError(f'{value} cores can\'t be held; write a quantity between 10m and 1024, such as cpu: "1"')
         return value
 
     @field_validator("memory")
     @classmethod
     def _some_memory(cls, value: str) -> str:
         if quantity_value(value) < 64 * 2**20:
-            raise ValueError("must be at least 64Mi; Triton itself needs about as much")
+            raise ValueError(f"{value} is too little for Triton itself; write at least 64Mi, such as memory: 2Gi")
         return value
+
+    @property
+    def threads(self) -> int:
+        """Threads of a model instance: the CPU limit, rounded up."""
+        return max(1, math.ceil(quantity_value(self.cpu)))
 
 
 class Target(ApiModel):
@@ -209,7 +222,7 @@ class Target(ApiModel):
 class Load(ApiModel):
     """A load point to measure at."""
 
-    name: ShortName = Field(description="Unique in the manifest.")
+    name: ShortName = Field(examples=["single"], description="Unique in the manifest.")
     batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(default=1, description="Samples per request.")
     concurrency: Annotated[int, Field(ge=1, le=256)] = Field(default=1, description="Requests in flight.")
 
@@ -218,7 +231,8 @@ class Measurement(ApiModel):
     """How latency is measured."""
 
     loads: Annotated[list[Load], Field(min_length=1, max_length=8)] = Field(
-        default_factory=lambda: [Load(name="single")], description="Speed is judged on the first."
+        default_factory=lambda: [Load(name="single")],
+        description="Speed is judged on the first. Without any: one named single, batch size 1, concurrency 1.",
     )
     timeout: Duration = Field(
         default="5m", description="Time for all latency rounds of a target; when it is spent, what is not decided is Undecided."
@@ -239,13 +253,13 @@ class ScoreLimit(ApiModel):
 class EquivalenceLimit(ApiModel):
     """Limit on how far the candidate's outputs may be from the baseline's."""
 
-    min_cosine: Decimal = Field(description="Judged on the worst sample of the worst output.")
+    min_cosine: Decimal = Field(examples=["0.99"], description="Judged on the worst sample of the worst output.")
 
     @field_validator("min_cosine")
     @classmethod
     def _is_cosine(cls, value: str) -> str:
         if not 0 <= float(value) <= 1:
-            raise ValueError("must lie between 0 and 1")
+            raise ValueError(f'a cosine of {value} is out of reach; write a decimal between 0 and 1, such as minCosine: "0.99"')
         return value
 
 
@@ -260,9 +274,9 @@ class Percentile(StrEnum):
 class LatencyLimit(ApiModel):
     """Absolute limit on a latency percentile at the client, judged on the upper end of its interval."""
 
-    load: ShortName = Field(description="Name of an entry of measurement.loads.")
+    load: ShortName = Field(examples=["single"], description="Name of an entry of measurement.loads.")
     percentile: Percentile = Field(description="P50, P95 or P99.")
-    max: Duration = Field(description="Largest acceptable latency.")
+    max: Duration = Field(examples=["12ms"], description="Largest acceptable latency.")
 
 
 class OnUndecided(StrEnum):
@@ -282,12 +296,14 @@ class OnInfeasible(StrEnum):
 class Constraints(ApiModel):
     """What a candidate has to hold to replace the baseline."""
 
-    score: ScoreLimit | None = Field(default=None, description="Needs datasets.evaluation.")
-    equivalence: EquivalenceLimit | None = Field(default=None, description="For lossy steps, if wanted.")
+    score: ScoreLimit | None = Field(default=None, description="Limit on the loss of score; needs datasets.evaluation.")
+    equivalence: EquivalenceLimit | None = Field(default=None, description="Limit on how far outputs may differ.")
     max_slowdown_percent: Annotated[int, Field(ge=0, le=1000)] = Field(
         default=3, description="Non-inferiority margin on p50: accepted when the interval lies below, refused when above."
     )
-    min_speedup: Decimal | None = Field(default=None, description='Lower end of the speedup\'s interval must reach it, e.g. "1.2".')
+    min_speedup: Decimal | None = Field(
+        default=None, examples=["1.2"], description="Baseline p50 / candidate p50; the interval's lower end must reach it."
+    )
     latency: Annotated[list[LatencyLimit], Field(max_length=24)] = Field(default_factory=list, description="Absolute limits.")
     on_undecided: OnUndecided = Field(default=OnUndecided.Refuse, description="Refuse or Accept what the measurement could not decide.")
     on_infeasible: OnInfeasible = Field(default=OnInfeasible.Fail, description="Fail, or ServeBaseline: the converted, uncompressed model.")
@@ -302,14 +318,14 @@ class Jobs(ApiModel):
 class Spec(ApiModel):
     """What the user wants."""
 
-    source: Source
+    source: Source = Field(description="Where the trained model is.")
     inputs: Annotated[list[Input], Field(max_length=32)] = Field(default_factory=list, description="Only where the source doesn't tell.")
-    datasets: Datasets = Field(default_factory=Datasets)
+    datasets: Datasets = Field(default_factory=Datasets, description="Data for calibration and for judging.")
     passes: Annotated[list[PassEntry], Field(max_length=8)] = Field(default_factory=list, description="In order; none = convert only.")
-    targets: Annotated[list[Target], Field(min_length=1, max_length=8)]
-    measurement: Measurement = Field(default_factory=Measurement)
-    constraints: Constraints = Field(default_factory=Constraints)
-    jobs: Jobs = Field(default_factory=Jobs)
+    targets: Annotated[list[Target], Field(min_length=1, max_length=8)] = Field(description="Runtimes and hardware; each has its own artifact.")
+    measurement: Measurement = Field(default_factory=Measurement, description="How latency is measured.")
+    constraints: Constraints = Field(default_factory=Constraints, description="What a candidate has to hold to replace the baseline.")
+    jobs: Jobs = Field(default_factory=Jobs, description="Limits on the work itself.")
 
     @field_validator("inputs", "targets")
     @classmethod
@@ -319,13 +335,15 @@ class Spec(ApiModel):
     @model_validator(mode="after")
     def _limits_have_what_they_need(self) -> Spec:
         loads = [load.name for load in self.measurement.loads]
-        for limit in self.constraints.latency:
+        for position, limit in enumerate(self.constraints.latency):
             if limit.load not in loads:
-                raise ValueError(
-                    f"constraints.latency names the load {limit.load!r}, which measurement.loads does not have ({', '.join(loads)}); use one of them or add it"
+                known = ", ".join(loads)
+                raise FieldError(
+                    f"constraints.latency[{position}].load",
+                    f"spec.measurement.loads has no {limit.load!r} (it has {known}); use one of them or add it there",
                 )
         if self.constraints.score and not self.datasets.evaluation:
-            raise ValueError("constraints.score.maxDrop needs datasets.evaluation; add evaluation data with a metric, or remove the limit")
+            raise FieldError("constraints.score", "needs spec.datasets.evaluation; add evaluation data with a metric, or remove the limit")
         return self
 
     def passes_of(self, target: Target) -> list[plugins.PassRequest]:
@@ -338,24 +356,29 @@ class Metadata(ApiModel):
 
     model_config = ApiModel.model_config | {"extra": "ignore"}
 
-    name: Annotated[str, Field(pattern=names.NAME_PATTERN, max_length=40)] = Field(description="DNS-1035 label: it becomes the name of a Service.")
-    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] = Field(default="default")
-    generation: int = 1
+    name: Annotated[str, Field(pattern=names.NAME_PATTERN, max_length=40)] = Field(
+        examples=["digits"], description="DNS-1035 label: it becomes the name of a Service."
+    )
+    namespace: Annotated[str, Field(pattern=NAMESPACE_PATTERN, max_length=63, examples=["models"])] = Field(
+        default="default", description="Part of the path in the store."
+    )
+    generation: Annotated[int, Field(ge=0)] = Field(default=1, description="Set by the apiserver.")
 
 
 class OptimizedModel(ApiModel):
     """One trained model, how to make it smaller and faster, and what it has to hold to be served."""
 
-    api_version: Literal["burnish.dev/v1alpha1"] = "burnish.dev/v1alpha1"
-    kind: Literal["OptimizedModel"] = "OptimizedModel"
-    metadata: Metadata
-    spec: Spec
-    status: Status | None = None
+    api_version: Literal["burnish.dev/v1alpha1"] = Field(default="burnish.dev/v1alpha1", description="Group and version.")
+    kind: Literal["OptimizedModel"] = Field(default="OptimizedModel", description="Always OptimizedModel.")
+    metadata: Metadata = Field(description="Name and namespace.")
+    spec: Spec = Field(description="What the user wants.")
+    status: Status | None = Field(default=None, description="What Burnish answers; never read from a manifest.")
 
 
 def _unique_by_name(entries: list[Any]) -> list[Any]:
-    seen = [entry.name for entry in entries]
-    for name in seen:
-        if seen.count(name) > 1:
-            raise ValueError(f"name {name!r} stands twice; names must differ")
+    seen: dict[str, int] = {}
+    for position, entry in enumerate(entries):
+        if entry.name in seen:
+            raise FieldError(f"[{position}].name", f"{entry.name!r} is also the name of entry [{seen[entry.name]}]; names must differ")
+        seen[entry.name] = position
     return entries

@@ -8,10 +8,14 @@ from typing import Annotated
 from pydantic import Field
 
 from burnish.api.base import ApiModel
-from burnish.api.scalars import Decimal, Digest, Quantity
+from burnish.api.scalars import Decimal, Digest, Quantity, Time
 from burnish.errors import Reason
 
 Text = Annotated[str, Field(max_length=1024)]
+Message = Annotated[str, Field(max_length=32768)]
+"""As long as a condition's message may be: the errors of a whole manifest fit."""
+Count = Annotated[int, Field(ge=0)]
+Generation = Annotated[int, Field(ge=0)]
 
 
 class Verdict(StrEnum):
@@ -82,9 +86,9 @@ class Condition(ApiModel):
     type: ConditionType = Field(description="What the condition speaks of.")
     status: ConditionStatus = Field(description="True, False or Unknown.")
     reason: Reason = Field(description="From the closed list in docs/reasons.md.")
-    message: Annotated[str, Field(max_length=32768)] = Field(default="", description="For people.")
-    observed_generation: int = Field(description="Generation of the spec that this speaks of.")
-    last_transition_time: str = Field(description="RFC 3339, UTC: when status last changed.")
+    message: Message = Field(default="", description="For people.")
+    observed_generation: Generation = Field(description="Generation of the spec that this speaks of.")
+    last_transition_time: Time = Field(description="RFC 3339, UTC: when status last changed.")
 
 
 class SourceStatus(ApiModel):
@@ -92,7 +96,7 @@ class SourceStatus(ApiModel):
 
     digest: Digest = Field(description="Pinned digest.")
     size: Quantity = Field(description="Bytes.")
-    format: str = Field(description="Detected or declared format.")
+    format: Text = Field(description="Detected or declared format.")
 
 
 class Cache(ApiModel):
@@ -128,7 +132,7 @@ class ScoreStatus(ApiModel):
     value: Decimal = Field(description="The candidate's score.")
     drop: Annotated[str, Field(max_length=32)] = Field(description="Loss against the baseline (negative = better).")
     high: Annotated[str, Field(max_length=32)] = Field(description="Upper end of the one-sided 95 % interval of the drop.")
-    samples: int = Field(description="Evaluation samples.")
+    samples: Count = Field(description="Evaluation samples.")
     verdict: Verdict | None = Field(default=None, description="Against constraints.score; absent without a limit.")
 
 
@@ -171,10 +175,10 @@ class MeasurementStatus(ApiModel):
     """One load point."""
 
     name: Text = Field(description="Load point.")
-    rounds: int = Field(description="Interleaved rounds that count.")
-    baseline: LatencyStatus
-    optimized: LatencyStatus | None = None
-    speedup: SpeedupStatus | None = None
+    rounds: Count = Field(description="Interleaved rounds that count.")
+    baseline: LatencyStatus = Field(description="The baseline.")
+    optimized: LatencyStatus | None = Field(default=None, description="The candidate that was judged; absent where there is none.")
+    speedup: SpeedupStatus | None = Field(default=None, description="Candidate against baseline.")
     verdict: Verdict | None = Field(default=None, description="Of the limits on this load point.")
 
 
@@ -207,15 +211,17 @@ class TargetStatus(ApiModel):
     reason: Reason | None = Field(default=None, description="Why it is in a final state.")
     message: Text = Field(default="", description="For people.")
     step: Text | None = Field(default=None, description="While Running.")
-    cache: Cache | None = None
-    artifact: ArtifactStatus | None = None
-    baseline: BaselineStatus | None = None
-    score: ScoreStatus | None = None
-    export: ExportStatus | None = None
-    equivalence: EquivalenceStatus | None = None
-    measurements: Annotated[list[MeasurementStatus], Field(max_length=8)] = Field(default_factory=list)
-    candidates: Annotated[list[CandidateStatus], Field(max_length=8)] = Field(default_factory=list)
-    measured_on: MeasuredOn | None = None
+    cache: Cache | None = Field(default=None, description="What the store already had.")
+    artifact: ArtifactStatus | None = Field(default=None, description="What is marked as served.")
+    baseline: BaselineStatus | None = Field(default=None, description="What candidates are compared with.")
+    score: ScoreStatus | None = Field(default=None, description="Score of the candidate that was judged.")
+    export: ExportStatus | None = Field(default=None, description="How faithful the conversion is.")
+    equivalence: EquivalenceStatus | None = Field(default=None, description="How far the candidate's outputs are from the baseline's.")
+    measurements: Annotated[list[MeasurementStatus], Field(max_length=8)] = Field(default_factory=list, description="One entry per load point.")
+    candidates: Annotated[list[CandidateStatus], Field(max_length=8)] = Field(
+        default_factory=list, description="Every candidate that was considered, served or not."
+    )
+    measured_on: MeasuredOn | None = Field(default=None, description="Where the numbers hold.")
 
 
 class LastFailure(ApiModel):
@@ -224,16 +230,16 @@ class LastFailure(ApiModel):
     target: Text | None = Field(default=None, description="Absent where all targets are concerned.")
     step: Text | None = Field(default=None, description="Where it happened.")
     reason: Reason = Field(description="From the closed list in docs/reasons.md.")
-    message: Text = Field(description="What is wrong and the cure.")
-    time: Text = Field(description="RFC 3339, UTC.")
+    message: Message = Field(description="What is wrong and the cure.")
+    time: Time = Field(description="RFC 3339, UTC.")
 
 
 class Status(ApiModel):
     """What Burnish answers."""
 
-    observed_generation: int = 1
-    phase: Phase = Phase.Pending
-    conditions: Annotated[list[Condition], Field(max_length=16)] = Field(default_factory=list)
-    source: SourceStatus | None = None
-    targets: Annotated[list[TargetStatus], Field(max_length=8)] = Field(default_factory=list)
-    last_failure: LastFailure | None = None
+    observed_generation: Generation = Field(default=1, description="Generation of the spec that all of this speaks of.")
+    phase: Phase = Field(default=Phase.Pending, description="One word for people; programs read conditions.")
+    conditions: Annotated[list[Condition], Field(max_length=16)] = Field(default_factory=list, description="One entry per type.")
+    source: SourceStatus | None = Field(default=None, description="What the source turned out to be.")
+    targets: Annotated[list[TargetStatus], Field(max_length=8)] = Field(default_factory=list, description="One entry per spec.targets.")
+    last_failure: LastFailure | None = Field(default=None, description="The newest refusal or failure.")
