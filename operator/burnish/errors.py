@@ -100,6 +100,7 @@ class Reason(StrEnum):
     DiskFull = "DiskFull"
     ToolchainUnavailable = "ToolchainUnavailable"
     LibpythonMissing = "LibpythonMissing"
+    Superseded = "Superseded"
     Interrupted = "Interrupted"
     InternalError = "InternalError"
 
@@ -176,6 +177,7 @@ REASONS: dict[Reason, Facts] = {
     Reason.DiskFull: Facts(_F, True, "The work directory has no room."),
     Reason.ToolchainUnavailable: Facts(_F, True, "A toolchain's environment could not be made."),
     Reason.LibpythonMissing: Facts(_F, False, "The shared libpython that Triton's Python stub needs is not on this machine."),
+    Reason.Superseded: Facts(_F, True, "Another run published the same build first, with other bytes; the next attempt measures those."),
     Reason.Interrupted: Facts(_F, True, "The run was ended by Ctrl-C or SIGTERM."),
     Reason.InternalError: Facts(_F, False, "A bug in Burnish; the step's log holds the traceback."),
 }

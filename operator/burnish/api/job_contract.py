@@ -89,13 +89,15 @@ class ResolvedInput(ApiModel):
     """One entry per varying axis for which sizes are known; axis 0 of a batched model is left to the batch size where it is not declared."""
     range: tuple[int, int] | None = None
     """Inclusive, integer inputs."""
+    is_batched: bool = False
+    """Axis 0 is the batch axis."""
 
 
 class ArtifactConfig(Record):
     """`artifact.json` of an artifact directory, and the config blob of its OCI manifest. No time, no host: equal inputs give equal bytes.
 
-    The directory holds `model/` (the loadable files, and nothing else) and `golden.npz` (arrays `input:<name>`, `output:<name>`: one request
-    and this artifact's own answer).
+    The directory holds `model/` (the loadable files, and nothing else), `golden.npz` (arrays `input:<name>`, `output:<name>`: one request
+    and this artifact's own answer) and `golden.request` (the request as an HTTP body: a line of JSON, then the tensors).
     """
 
     name: str
@@ -214,6 +216,8 @@ class LatencySummary(ApiModel):
     """One model at one load point: pooled percentiles at the client with 99 % intervals, milliseconds."""
 
     load: str
+    rounds: int
+    requests: int
     p50: Estimate
     p95: Estimate
     p99: Estimate
@@ -232,6 +236,7 @@ class SpeedSummary(ApiModel):
 class ScoreSummary(ApiModel):
     """A candidate's score against the baseline's on the same samples."""
 
+    metric: str
     baseline: float
     candidate: float
     drop: float
@@ -240,6 +245,8 @@ class ScoreSummary(ApiModel):
     high: float
     """Upper one-sided 95 % bound of the drop."""
     samples: int
+    changed: int = 0
+    """Samples whose score differs."""
 
 
 class EquivalenceSummary(ApiModel):
@@ -367,6 +374,7 @@ class ResolveRequest(Record):
     """Directory (absolute) that relative file: URIs start from."""
     hardware_class: HardwareClass
     """Of the machine that will build and measure."""
+    serving_image: str
     passes: dict[str, tuple[PassEntryJson, ...]]
     """Target -> passes as written, defaults filled in."""
 
@@ -474,6 +482,13 @@ class BuiltModel(ApiModel):
     message: str = ""
 
 
+class MeasureStepRecord(Record):
+    """What `publish` files."""
+
+    build: BuildRecord
+    measurement: MeasurementRecord
+
+
 class BuildStepRecord(Record):
     """`artifacts/<name>/` hold the artifacts, `repository/` the model repository that Triton loads."""
 
@@ -517,8 +532,10 @@ class Result(Record):
     status: TargetStatus
     build: BuildRecord
     measurement_key: str
+    constraints: Constraints
+    """The limits that were judged."""
     warnings: tuple[Warned, ...] = ()
 
 
-for _model in (ResolveRequest, BuildRecord, MeasurementRecord, BuildStepRecord):
+for _model in (ResolveRequest, BuildRecord, MeasurementRecord, MeasureStepRecord, BuildStepRecord):
     _model.model_rebuild()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -31,7 +32,5 @@ def emit(text: str, *, done: float | None = None, warning: bool = False) -> None
         if done is None:
             print(text, file=sys.stderr, flush=True)  # noqa: T201  # the cluster's log
         return
-    try:
+    with contextlib.suppress(OSError):  # the runner is gone; the step ends by its own means
         os.write(int(descriptor), (json.dumps(event) + "\n").encode())
-    except OSError:
-        pass  # the runner is gone; the step ends by its own means

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from pydantic import ValidationError
 
@@ -44,14 +44,19 @@ class WorkDir:
         """What the step's process printed."""
         return self.folder(step) / "log.txt"
 
-    def save_request(self, request: PipelineRequest) -> None:
+    def save_request(self, request: Record) -> None:
         """Write `request.json`."""
-        self.root.mkdir(parents=True, exist_ok=True)
         _write(self.root / "request.json", request)
 
-    def load_request(self) -> PipelineRequest:
-        """Read `request.json`."""
-        return _read(self.root / "request.json", PipelineRequest)
+    @overload
+    def load_request(self) -> PipelineRequest: ...
+
+    @overload
+    def load_request(self, kind: type[R]) -> R: ...
+
+    def load_request(self, kind: type[Record] = PipelineRequest) -> Record:
+        """Read `request.json`: of a target's pipeline, or the kind that is asked for."""
+        return _read(self.root / "request.json", kind)
 
     def save(self, step: StepName, record: Record) -> None:
         """Leave the step's record."""
@@ -100,5 +105,6 @@ def _read(path: Path, kind: type[R]) -> R:
             return kind.model_validate_json(file.read())
         except ValidationError as error:
             raise BurnishError(
-                Reason.InternalError, f"{path.name} was written by another release of Burnish ({error.error_count()} differences); start with an empty work directory"
+                Reason.InternalError,
+                f"{path.name} was written by another release of Burnish ({error.error_count()} differences); start with an empty work directory",
             ) from error

@@ -1,0 +1,50 @@
+"""The `burnish` command: one file per subcommand, found here.
+
+stdout holds the result and nothing else, so that it can be piped; everything that happens on the way goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import burnish
+from burnish.cli import crd, pull, report, run, toolchain
+from burnish.errors import BurnishError, ExitCode
+
+EPILOG = """exit codes:
+  0    every target is published
+  2    invalid manifest, model or data
+  3    refused: no candidate holds the limits
+  4    undecided: the measurement could not tell
+  5    failed: the machine, the network or the store
+  130  ended by Ctrl-C
+
+docs: docs/reference.md (every field), docs/reasons.md (every reason)
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="burnish",
+        description="Convert, compress, measure and judge a trained model: one manifest in, a proven model out.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"burnish {burnish.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (run, report, pull, toolchain, crd):
+        module.add_parser(commands)
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.function(options))
+    except BurnishError as error:
+        print(f"burnish: {error.reason.value}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("burnish: interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output went away; say nothing more
+        return ExitCode.OK

@@ -1,0 +1,146 @@
+"""What `burnish run` prints on stdout: the object as JSON or YAML, or a table for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from burnish import names
+from burnish.api.v1alpha1 import status as api
+from burnish.api.v1alpha1.optimized_model import OptimizedModel
+from burnish.api.v1alpha1.status import Served, State, Verdict
+from burnish.errors import BurnishError
+from burnish.pipeline.status import last_failure
+
+FORMATS = ("table", "json", "yaml")
+_MARKS = {Verdict.Accepted: "[green]✓[/]", Verdict.Refused: "[red]✗[/]", Verdict.Undecided: "[yellow]?[/]", None: "[dim]·[/]"}
+_STYLES = {State.Published: "bold green", State.Refused: "bold red", State.Undecided: "bold yellow", State.Failed: "bold red"}
+
+
+def print_object(model: OptimizedModel, form: str) -> None:
+    """Print the object with its status."""
+    if form == "table":
+        _print_table(model)
+    else:
+        _dump(model.model_dump(mode="json", by_alias=True, exclude_none=True), form)
+
+
+def print_unreadable(path: Path, error: BurnishError, form: str) -> None:
+    """The object of a manifest that could not be read: as much of it as stands in the file, and the reason."""
+    if form == "table":
+        return
+    name, targets = _salvage(path)
+    failure = last_failure(error.reason, str(error), now=datetime.now(UTC))
+    failed = [api.TargetStatus(name=t, state=State.Failed, reason=error.reason) for t in targets]
+    status = api.Status(phase=api.Phase.Failed, targets=failed, last_failure=failure)
+    found = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": {"name": name}}
+    _dump(found | {"status": status.model_dump(mode="json", by_alias=True, exclude_none=True)}, form)
+
+
+def print_places(model: OptimizedModel, reports: dict[str, Path], work: Path | None) -> None:
+    """Where the rest is, on stderr."""
+    for target, path in reports.items():
+        print(f"report of {target}: {path}", file=sys.stderr)
+    if work is not None:
+        print(f"files and logs of the steps: {work}", file=sys.stderr)
+
+
+def _salvage(path: Path) -> tuple[str, list[str]]:
+    """Name and target names of a broken manifest, as far as they can be read."""
+    try:
+        found = yaml.safe_load(path.read_text(errors="replace")[:65536])
+        name = found.get("metadata", {}).get("name")
+        targets = [t.get("name") for t in found.get("spec", {}).get("targets", [])]
+    except (OSError, yaml.YAMLError, AttributeError, TypeError):
+        return path.stem, []
+    return str(name or path.stem)[:40], [t[:40] for t in targets[:8] if isinstance(t, str)]
+
+
+def _dump(value: object, form: str) -> None:
+    if form == "json":
+        print(json.dumps(value, indent=2))
+    else:
+        print(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), end="")
+
+
+def _print_table(model: OptimizedModel) -> None:
+    console = Console()
+    status = model.status
+    if status is None:
+        return
+    for target in status.targets:
+        console.print(Text.assemble((f"{model.metadata.name}/{target.name}  ", "bold"), (target.state.value, _STYLES.get(target.state, "bold"))))
+        if target.message:
+            console.print(Text(f"  {target.message}"))
+        if target.baseline:
+            console.print(_numbers(target))
+        if target.candidates:
+            console.print(_candidates(target))
+        if target.measured_on:
+            console.print(
+                Text(f"  measured on {target.measured_on.node} ({target.measured_on.hardware_class}), {target.measured_on.triton}", style="dim")
+            )
+        if target.cache:
+            console.print(
+                Text(f"  store: artifact {target.cache.artifact.value.lower()}, measurement {target.cache.measurement.value.lower()}", style="dim")
+            )
+        if target.artifact:
+            console.print(Text(f"  artifact {target.artifact.digest}", style="dim"))
+    for condition in status.conditions:
+        if condition.type is api.ConditionType.DataIndependent:
+            console.print(Text(f"warning: {condition.message}", style="yellow"))
+
+
+def _numbers(target: api.TargetStatus) -> Table:
+    """Baseline against what is served; where nothing is, against the fastest candidate."""
+    baseline = target.baseline
+    assert baseline is not None  # noqa: S101  # the caller looked
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    named = bool(target.artifact and target.artifact.served is Served.Candidate)
+    right = f"served: {target.artifact.candidate}" if named and target.artifact else "fastest candidate (not served)"
+    compared = any(m.optimized for m in target.measurements) or target.score is not None
+    for column in ("", "baseline", *((right, "") if compared else ())):
+        table.add_column(column)
+
+    def row(*cells: str) -> None:
+        table.add_row(*(cells if compared else cells[:2]))
+
+    size = target.artifact.size if named and target.artifact else _fastest_size(target)
+    row("size", baseline.size, size, "")
+    if baseline.score is not None:
+        score = target.score
+        row(
+            "score",
+            baseline.score,
+            score.value if score else "",
+            f"drop {score.drop}, at most {score.high} (95 %) {_MARKS[score.verdict]}" if score else "",
+        )
+    for m in target.measurements:
+        o, s = m.optimized, m.speedup
+        row(f"p50 {m.name}", m.baseline.p50, o.p50 if o else "", f"{s.p50}x faster ({s.low} to {s.high}, 99 %) {_MARKS[m.verdict]}" if s else "")
+        row(f"p99 {m.name}", m.baseline.p99, o.p99 if o else "", f"at most {o.p99_high}" if o and o.p99_high else "")
+        row(f"samples/s {m.name}", m.baseline.throughput_per_second, o.throughput_per_second if o else "", "")
+    return table
+
+
+def _fastest_size(target: api.TargetStatus) -> str:
+    measured = [c for c in target.candidates if c.speedup is not None and c.size is not None]
+    return str(max(measured, key=lambda c: float(c.speedup or 0)).size) if measured else ""
+
+
+def _candidates(target: api.TargetStatus) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("candidate", "", "size", "score", "worst cosine", "speedup", "why"):
+        table.add_column(column, overflow="fold")
+    for c in target.candidates:
+        speed = f"{c.speedup}x" if c.speedup else ""
+        table.add_row(c.name, _MARKS[c.verdict], c.size or "", c.score or "", c.worst_cosine or "", speed, Text(f"{c.reason.value}: {c.message}"))
+    return table

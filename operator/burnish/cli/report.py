@@ -1,0 +1,84 @@
+"""`burnish report`: the HTML report of a result in the store.
+
+Plots need libraries that the light environment doesn't have, so the page is rendered by a child process in the toolchain that measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from burnish.cli import locations
+from burnish.errors import BurnishError, Reason
+from burnish.pipeline import records
+from burnish.pipeline.runner import Outcome, child_environment
+from burnish.toolchains import environments
+
+TOOLCHAIN = "onnx"
+TIMEOUT_S = 120
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the subcommand."""
+    parser = commands.add_parser(
+        "report", help="write the HTML report of a result in the store", description="Write the HTML report of a model's newest result."
+    )
+    parser.add_argument("model", help="NAME or NAME/TARGET, as in the manifest")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="file to write (default: NAME-TARGET.html here)")
+    locations.add_store_option(parser)
+    locations.add_namespace_option(parser)
+    parser.set_defaults(function=main)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Render; returns the exit code."""
+    store = locations.open_from(options)
+    for result in records.find_results(store, options.model):
+        path = options.output or Path(f"{result.replace('.', '-')}.html")
+        render(options.store, options.namespace, result, path)
+        print(path)
+    return 0
+
+
+def write_all(outcome: Outcome, store: str, wanted: Path | None) -> dict[str, Path]:
+    """The reports of a finished run: target -> file.
+
+    Args:
+        wanted: the user's choice; of several targets, each one's name is put before the suffix.
+    """
+    written = {}
+    for target in outcome.results:
+        name = outcome.model.metadata.name
+        path = wanted or locations.cache() / "reports" / f"{name}-{target}.html"
+        if wanted and len(outcome.results) > 1:
+            path = wanted.with_name(f"{wanted.stem}-{target}{wanted.suffix}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            render(store, outcome.model.metadata.namespace, records.result_name(name, target), path)
+            written[target] = path
+        except (OSError, BurnishError) as error:  # the verdict stands; a report can be written again
+            print(f"burnish: the report of {target} was not written: {error}", file=sys.stderr)
+    return written
+
+
+def render(store: str, namespace: str, result: str, path: Path) -> None:
+    """Render one result's report into `path`."""
+    python = environments.ensure(TOOLCHAIN, lambda text: print(text, file=sys.stderr)).python
+    command = [
+        str(python),
+        "-m",
+        "burnish.pipeline.report",
+        "--store",
+        store,
+        "--namespace",
+        namespace,
+        "--result",
+        result,
+        "--output",
+        str(path.resolve()),
+    ]
+    done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    if done.returncode:
+        raise BurnishError(Reason.InternalError, f"the report could not be rendered: {done.stderr.strip()[-500:]}")

@@ -1,0 +1,97 @@
+"""`burnish run`: the whole pipeline on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+
+from burnish.api import manifest
+from burnish.api.scalars import quantity_bytes
+from burnish.api.v1alpha1.optimized_model import OptimizedModel
+from burnish.cli import keep_serving, locations, output, report
+from burnish.cli.display import display
+from burnish.errors import BurnishError, ExitCode
+from burnish.pipeline import machine, runner
+
+DESCRIPTION = """Fetch, convert and compress the model of a manifest, measure every candidate against the uncompressed
+baseline in one Triton server, and judge it against the manifest's limits. What is in the store is not done again."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the subcommand."""
+    parser = commands.add_parser("run", help="run a manifest's pipeline on this machine", description=DESCRIPTION)
+    parser.add_argument("manifest", type=Path, help="OptimizedModel, YAML or JSON")
+    locations.add_store_option(parser)
+    parser.add_argument("-o", "--output", choices=output.FORMATS, default="table", help="what to print on stdout (default: %(default)s)")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="where to write the HTML report (default: the user's cache directory)")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="keep the steps' files and logs here (default: removed after a good run)")
+    parser.add_argument("--step-memory", metavar="SIZE", help="memory limit of each step, e.g. 8Gi (default: 80%% of this machine's memory)")
+    parser.add_argument("--keep-serving", action="store_true", help="serve the published model on 127.0.0.1 until Ctrl-C")
+    parser.add_argument("--port", type=int, default=8000, help="HTTP port for --keep-serving (default: %(default)s)")
+    parser.set_defaults(function=main)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run; returns the exit code."""
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    memory = step_memory(options.step_memory)
+    try:
+        model = manifest.load(options.manifest)
+    except BurnishError as error:
+        print(f"burnish: {error.reason.value}: {error}", file=sys.stderr)
+        output.print_unreadable(options.manifest, error, options.output)
+        return error.exit_code
+    work = _work_directory(options.work, model.metadata.name)
+    keep = options.work is not None
+    try:
+        settings = runner.Options(store=options.store, work=work, step_memory_bytes=memory)
+        with display(sys.stderr) as listener:
+            outcome = runner.run(model, options.manifest.resolve().parent, settings, listener)
+        keep = keep or outcome.exit_code == ExitCode.FAILED
+        written = report.write_all(outcome, options.store, options.report)
+        output.print_object(outcome.model, options.output)
+        output.print_places(outcome.model, written, work if keep else None)
+        if options.keep_serving and outcome.exit_code == ExitCode.OK:
+            keep_serving.serve(outcome, options.store, work, options.port)
+        return outcome.exit_code
+    except KeyboardInterrupt:
+        _interrupted(model, options.output)
+        return ExitCode.INTERRUPTED
+    finally:
+        if not keep:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def step_memory(text: str | None) -> int:
+    """The memory limit of a step in bytes."""
+    if text is None:
+        return int(machine.memory_bytes() * 0.8)
+    try:
+        return quantity_bytes(text)
+    except ValueError as error:
+        raise SystemExit(f"burnish: --step-memory: {error}") from error
+
+
+def _work_directory(wanted: Path | None, name: str) -> Path:
+    if wanted is not None:
+        wanted.mkdir(parents=True, exist_ok=True)
+        return wanted.resolve()
+    runs = locations.cache() / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=runs))
+
+
+def _interrupted(model: OptimizedModel, form: str) -> None:
+    print("burnish: interrupted; nothing is left running", file=sys.stderr)
+    output.print_object(runner.interrupted(model), form)
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a run as Ctrl-C does."""
+    os.kill(os.getpid(), signal.SIGINT)

@@ -1,0 +1,127 @@
+"""Step `build`: from ONNX graphs to artifacts of the target's runtime, and the model repository that Triton loads.
+
+The baseline is held to the source framework's own outputs here, over the whole preserving chain (export and FP32 build): whatever changed
+the numbers on the way, nothing is measured against a baseline that isn't the model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from burnish import names
+from burnish.api.job_contract import (
+    ArtifactConfig,
+    BuildStepRecord,
+    BuiltModel,
+    CompressRecord,
+    ExportRecord,
+    PipelineRequest,
+    ResolvedInput,
+    StepName,
+    TensorDifference,
+)
+from burnish.errors import BurnishError, Reason
+from burnish.measurement import equivalence
+from burnish.pipeline import compress, export, repository, samples
+from burnish.pipeline.progress import emit
+from burnish.pipeline.workdir import WorkDir
+from burnish.plugins import base as plugins
+from burnish.plugins import registry
+from burnish.serving import images
+from burnish.store import artifacts
+from burnish.toolchains import environments
+
+BASELINE_SUMMARY = "the source, converted, uncompressed"
+
+
+def run(work: WorkDir) -> BuildStepRecord:
+    """Build the baseline and every candidate that `compress` made; leave `artifacts/<name>/` and `repository/`.
+
+    Raises:
+        BurnishError: ExportNotEquivalent; BaselineNotLoadable where the runtime itself refuses the converted source.
+    """
+    request, exported = work.load_request(), work.load(StepName.export, ExportRecord)
+    builder = _Builder(work, request, exported)
+    try:
+        baseline = builder.build(names.BASELINE, BASELINE_SUMMARY, work.folder(StepName.export) / export.MODEL, ())
+    except BurnishError as error:
+        if error.reason is Reason.CandidateNotBuildable:
+            raise BurnishError(
+                Reason.BaselineNotLoadable, f"{request.target.runtime.value} does not load the converted source: {error.message}"
+            ) from error
+        raise
+    difference = builder.compare_with_source()
+    recipes = compress.recipes(work, request, exported)
+    models = [baseline]
+    for candidate in work.load(StepName.compress, CompressRecord).candidates:
+        if candidate.file is None:
+            models.append(BuiltModel(name=candidate.name, summary=candidate.summary, reason=candidate.reason, message=candidate.message))
+            continue
+        try:
+            models.append(builder.build(candidate.name, candidate.summary, work.path(candidate.file), recipes[candidate.name].steps))
+        except BurnishError as error:
+            emit(f"candidate {candidate.name} is left out: {error.message}", warning=True)
+            models.append(BuiltModel(name=candidate.name, summary=candidate.summary, reason=Reason.CandidateNotBuildable, message=error.message))
+    folders = {m.name: work.path(m.directory) for m in models if m.directory is not None}
+    repository.write(work.folder(StepName.build) / "repository", folders, request)
+    return BuildStepRecord(models=tuple(models), inputs=builder.inputs, difference=difference)
+
+
+class _Builder:
+    """What all models of one target have in common."""
+
+    def __init__(self, work: WorkDir, request: PipelineRequest, exported: ExportRecord) -> None:
+        self.work, self.request, self.exported = work, request, exported
+        self.runtime = registry.runtimes()[request.target.runtime.value]
+        self.image = images.image(request.serving_image)
+        data = samples.open_datasets(work, request, exported.signature)
+        self.inputs: tuple[ResolvedInput, ...] = data.inputs
+        self.keeps_axis = data.best.keeps_axis if data.best else all(i.is_batched for i in data.inputs)
+        self.golden = data.feeds(1)[0]
+        self.threads = request.target.resources.threads
+
+    def build(self, name: str, summary: str, model: Path, steps: tuple[plugins.Step, ...]) -> BuiltModel:
+        emit(f"building {name}")
+        directory = self.work.folder(StepName.build) / "artifacts" / name
+        loadable = directory / "model"
+        loadable.mkdir(parents=True)
+        self.runtime.build(model, loadable, image=self.image)
+        answer = self.runtime.open(loadable, threads=self.threads).infer(self.golden)
+        samples.save_pair(directory / "golden.npz", self.golden, answer)
+        (directory / "golden.request").write_bytes(samples.request_body(self.golden))
+        config = ArtifactConfig(
+            name=name,
+            summary=summary,
+            runtime=self.runtime.name,
+            backend=self.runtime.backend,
+            model_file=self.runtime.model_file,
+            signature=self.exported.signature,
+            inputs=self.inputs,
+            source_digest=self.request.resolved.source.tree.digest,
+            artifact_key=self.request.plan.artifact_key,
+            toolchain=environments.identity(self.runtime.toolchain),
+            hardware_class=self.request.hardware_class,
+            steps=tuple({"kind": s.kind, "options": dict(s.options)} for s in steps),
+        )
+        (directory / "artifact.json").write_bytes(artifacts.config_bytes(config))
+        size = sum(f.stat().st_size for f in loadable.rglob("*") if f.is_file())
+        return BuiltModel(
+            name=name,
+            summary=summary,
+            directory=directory.relative_to(self.work.root).as_posix(),
+            content_digest=artifacts.content_digest(directory),
+            size_bytes=size,
+        )
+
+    def compare_with_source(self) -> tuple[TensorDifference, ...]:
+        """The built baseline against the source framework's own outputs; always held to the preserving bound (DESIGN.md section 1)."""
+        session = self.runtime.open(self.work.folder(StepName.build) / "artifacts" / names.BASELINE / "model", threads=self.threads)
+        parts = []
+        for path in sorted((self.work.folder(StepName.export) / export.REFERENCE).iterdir()):
+            feed, expected = samples.load_pair(path)
+            parts.append(equivalence.compare(expected, session.infer(feed), batched=self.keeps_axis))
+        differences = equivalence.concatenate(parts)
+        violation = equivalence.preserving_violation(differences)
+        if violation:
+            raise BurnishError(Reason.ExportNotEquivalent, f"the converted model does not answer as the source does: {violation}")
+        return differences

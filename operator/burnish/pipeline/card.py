@@ -1,0 +1,68 @@
+"""The model card that travels with a pulled artifact: what it is, how it was made, what was measured, and where that holds. Pure."""
+
+from __future__ import annotations
+
+from burnish.api.job_contract import ArtifactConfig, Result
+from burnish.api.v1alpha1.status import TargetStatus
+from burnish.plugins.base import Tensor
+
+
+def render(config: ArtifactConfig, digest: str, result: Result | None) -> str:
+    """The card as Markdown.
+
+    Args:
+        digest: of the artifact's OCI manifest.
+        result: the verdict under which it is served; None where it was pulled by digest.
+    """
+    lines = [
+        f"# {config.name}: {config.summary}",
+        "",
+        f"- artifact: `{digest}`",
+        f"- made from: `{config.source_digest}`",
+        f"- runtime: {config.runtime}, Triton backend `{config.backend}`, file `model/{config.model_file}`",
+        f"- steps: {', '.join(str(step['kind']) for step in config.steps) or 'none (converted only)'}",
+        f"- hardware class: {config.hardware_class}",
+        "",
+        "## Inputs and outputs",
+        "",
+        *_tensors("input", config.signature.inputs),
+        *_tensors("output", config.signature.outputs),
+        "",
+        "`golden.npz` holds one request and this model's own answer (`input:<name>`, `output:<name>`).",
+        "",
+        "## What was measured",
+        "",
+        *(_measured(result.status) if result else ["Pulled by digest: no verdict was looked up. `burnish report NAME` has the numbers."]),
+        "",
+        "## Where it holds",
+        "",
+        "Speed and accuracy hold for the hardware class above, this Triton and these resources; measure again elsewhere.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _tensors(kind: str, tensors: tuple[Tensor, ...]) -> list[str]:
+    return [f"- {kind} `{t.name}`: {t.data_type.value} {list(t.shape)}" for t in tensors]
+
+
+def _measured(status: TargetStatus) -> list[str]:
+    lines = [f"- verdict: {status.state.value}, {status.message}"]
+    if status.baseline:
+        lines.append(f"- size: baseline {status.baseline.size}, this artifact {status.artifact.size if status.artifact else 'unknown'}")
+    if status.score:
+        lines.append(
+            f"- score: {status.score.value}; drop {status.score.drop}, at most {status.score.high} with 95 % on {status.score.samples} samples"
+        )
+    if status.equivalence:
+        lines.append(f"- cosine of outputs against the baseline: median {status.equivalence.cosine}, worst {status.equivalence.worst_cosine}")
+    for m in status.measurements:
+        if m.optimized and m.speedup:
+            lines.append(
+                f"- load {m.name}: p50 {m.baseline.p50} -> {m.optimized.p50}, speedup {m.speedup.p50} ({m.speedup.low} to {m.speedup.high}, 99 %), {m.rounds} rounds"
+            )
+        else:
+            lines.append(f"- load {m.name}: p50 {m.baseline.p50}, p99 {m.baseline.p99}, {m.rounds} rounds")
+    if status.measured_on:
+        lines.append(f"- on {status.measured_on.node}: {status.measured_on.hardware_class}, {status.measured_on.triton}")
+    return lines

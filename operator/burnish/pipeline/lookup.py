@@ -1,0 +1,52 @@
+"""The keys under which a target's build and measurement are filed, computed the same way by `resolve` and by `measure`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from burnish.api.job_contract import BuildRecord, PassEntryJson, ResolveRecord
+from burnish.api.v1alpha1.optimized_model import Datasets, Input, Load, Target
+from burnish.plugins import registry
+from burnish.plugins.base import HardwareClass
+from burnish.serving import images
+from burnish.store import keys
+from burnish.toolchains import environments
+
+
+def artifact_key(resolved: ResolveRecord, *, inputs: Sequence[Input], datasets: Datasets, passes: Sequence[PassEntryJson], target: Target) -> str:
+    """The artifact key of one target (DESIGN.md section 4)."""
+    reads_calibration = bool(passes) and resolved.calibration is not None and datasets.calibration is not None
+    return keys.artifact_key(
+        source_digest=resolved.source.tree.digest,
+        format=resolved.format,
+        inputs=inputs,
+        passes=passes,
+        calibration_digest=resolved.calibration.tree.digest if reads_calibration and resolved.calibration else None,
+        calibration_samples=datasets.calibration.samples if reads_calibration and datasets.calibration else None,
+        runtime=target.runtime.value,
+        toolchain=environments.identity(registry.runtimes()[target.runtime.value].toolchain),
+    )
+
+
+def measurement_key(
+    resolved: ResolveRecord,
+    build: BuildRecord,
+    *,
+    datasets: Datasets,
+    loads: Sequence[Load],
+    target: Target,
+    hardware_class: HardwareClass,
+    image: str,
+) -> str:
+    """The measurement key of one target (DESIGN.md section 4); limits and time-outs are not part of it."""
+    return keys.measurement_key(
+        baseline=build.baseline,
+        candidates={c.name: c.artifact for c in build.candidates if c.artifact is not None},
+        evaluation_digest=resolved.evaluation.tree.digest if resolved.evaluation else None,
+        calibration_digest=resolved.calibration.tree.digest if resolved.calibration else None,
+        evaluation=datasets.evaluation,
+        triton=images.triton_identity(images.image(image), environments.identity("triton")),
+        hardware_class=hardware_class,
+        resources=target.resources,
+        loads=loads,
+    )

@@ -1,0 +1,301 @@
+"""Step `measure`: ask the server that will serve. Load, golden answer, score, equivalence, then latency in interleaved rounds.
+
+Exits well whatever the verdict: a verdict is a result. Candidates that don't load or don't answer are findings; a baseline that doesn't is an
+error, because nothing can be compared.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from burnish import names
+from burnish.api.job_contract import (
+    ArtifactRef,
+    BuildRecord,
+    BuildStepRecord,
+    CandidateBuild,
+    Environment,
+    ExportRecord,
+    LoadTrace,
+    MeasurementRecord,
+    MeasureStepRecord,
+    PipelineRequest,
+    Plan,
+    SideFacts,
+    StepName,
+    Warned,
+)
+from burnish.api.scalars import duration_seconds, quantity_value
+from burnish.api.v1alpha1.optimized_model import Load
+from burnish.errors import BurnishError, Reason
+from burnish.measurement import equivalence, limits, rounds, summary
+from burnish.measurement.client import ModelError, ServerUnreachableError, TritonClient
+from burnish.pipeline import cpu_limit, lookup, machine, procfs, samples
+from burnish.pipeline.datasets import overlap
+from burnish.pipeline.evaluation import Evaluation, evaluate
+from burnish.pipeline.progress import emit
+from burnish.pipeline.workdir import WorkDir
+from burnish.serving import images
+from burnish.store.artifacts import put_artifact
+from burnish.store.store import open_store
+
+READY_SECONDS = 120.0
+FIRST_LOAD_SHARE = 0.6
+"""Of the time for all rounds, where there are several load points: speed is judged on the first."""
+REQUESTS = 16
+"""Different requests that a load point cycles through."""
+
+
+def run(work: WorkDir, *, url: str, server_pid: int | None, cpu_enforcement: str) -> MeasureStepRecord:
+    """Measure the baseline and every candidate in one server.
+
+    Args:
+        url: Triton's HTTP endpoint; the server has loaded, or tried to load, the repository that `build` or `stage` wrote.
+        server_pid: Triton's process where it can be seen, for memory figures.
+        cpu_enforcement: how the server is held to its CPU limit, for the record.
+
+    Raises:
+        BurnishError: BaselineNotLoadable, BaselineFailed, ServerLost, ServerNotReady.
+    """
+    _leave_cpus_to_the_server(server_pid)
+    request = work.load_request()
+    build, folder = _build_record(work, request)
+    measurement = _Measurement(work, request, build, folder, TritonClient(url), server_pid)
+    record = measurement.run(cpu_enforcement)
+    return MeasureStepRecord(build=build, measurement=record)
+
+
+class _Measurement:
+    """One run of the step."""
+
+    def __init__(
+        self, work: WorkDir, request: PipelineRequest, build: BuildRecord, folder: Path, client: TritonClient, server_pid: int | None
+    ) -> None:
+        self.request, self.build, self.client, self.server_pid = request, build, client, server_pid
+        self.folder = folder
+        """Holds `<model>/golden.npz` for every model."""
+        self.refs: dict[str, ArtifactRef] = {names.BASELINE: build.baseline}
+        self.refs |= {c.name: c.artifact for c in build.candidates if c.artifact is not None}
+        self.identical = {name for name, ref in self.refs.items() if name != names.BASELINE and ref.content_digest == build.baseline.content_digest}
+        self.data = samples.open_datasets(work, request, build.signature)
+        self.failed: dict[str, str] = {}
+        self.not_loaded: dict[str, str] = {}
+
+    def run(self, cpu_enforcement: str) -> MeasurementRecord:
+        self._check_loaded()
+        for name in self._alive():
+            self._attempt(name, self._check_golden)
+        found = self._evaluate()
+        loads = self._measure_loads()
+        sides = {name: self._facts(name) for name in self.refs}
+        return MeasurementRecord(
+            measurement_key=lookup.measurement_key(
+                self.request.resolved,
+                self.build,
+                datasets=self.request.datasets,
+                loads=self.request.measurement.loads,
+                target=self.request.target,
+                hardware_class=self.request.hardware_class,
+                image=self.request.serving_image,
+            ),
+            environment=self._environment(cpu_enforcement),
+            sides=sides,
+            loads=tuple(loads),
+            evaluated=found.evaluated,
+            baseline_scores=found.baseline_scores,
+            equivalence=found.equivalence,
+            equivalence_samples=found.samples,
+            measured_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            decided_for=self.request.constraints,
+            summary=summary.summarize(sides, loads, found.evaluated, found.baseline_scores, found.equivalence),
+            warnings=self._warnings(),
+        )
+
+    def _alive(self) -> list[str]:
+        return [name for name in self.refs if name not in self.failed and name not in self.not_loaded]
+
+    def _check_loaded(self) -> None:
+        """Read Triton's own index, waiting until no model is still loading."""
+        until = time.monotonic() + READY_SECONDS
+        while True:
+            try:
+                index = self.client.repository_index()
+                if all(name in index and index[name].state in ("READY", "UNAVAILABLE") for name in self.refs):
+                    break
+            except ServerUnreachableError as error:
+                if time.monotonic() > until:
+                    raise BurnishError(Reason.ServerNotReady, f"Triton did not answer within {READY_SECONDS:.0f} s: {error}") from error
+            if time.monotonic() > until:
+                raise BurnishError(Reason.ServerNotReady, f"Triton was still loading models after {READY_SECONDS:.0f} s")
+            time.sleep(0.2)
+        self.not_loaded = {name: index[name].reason for name in self.refs if index[name].state != "READY"}
+        if names.BASELINE in self.not_loaded:
+            raise BurnishError(Reason.BaselineNotLoadable, f"Triton does not load the baseline: {self.not_loaded[names.BASELINE]}")
+        for name, reason in self.not_loaded.items():
+            emit(f"Triton does not load {name}: {reason}", warning=True)
+
+    def _attempt(self, name: str, action: Callable[[str], None]) -> None:
+        """Do something with a model; a candidate that fails is a finding, the baseline's failure and a lost server are errors."""
+        try:
+            action(name)
+        except ModelError as error:
+            self._drop(name, str(error))
+        except ServerUnreachableError as error:
+            raise BurnishError(Reason.ServerLost, f"Triton was lost while {name} answered: {error}") from error
+
+    def _drop(self, name: str, message: str) -> None:
+        if name == names.BASELINE:
+            raise BurnishError(Reason.BaselineFailed, f"the baseline does not answer as it should: {message}")
+        self.failed[name] = message
+        emit(f"{name} is left out: {message}", warning=True)
+
+    def _check_golden(self, name: str) -> None:
+        """The server's answer to the golden request must be the one that `build` saw."""
+        feed, expected = samples.load_pair(self.folder / name / "golden.npz")
+        differences = equivalence.compare(expected, self.client.infer(name, feed), batched=False)
+        violation = equivalence.preserving_violation(differences)
+        if violation:
+            self._drop(name, f"Triton answers the golden request differently than the build did: {violation}")
+
+    def _evaluate(self) -> Evaluation:
+        """Scores and differences of everybody who answers, on the same samples; identical models need no second answer."""
+        batch = max(load.batch_size for load in self.request.measurement.loads)
+        models = [name for name in self._alive() if name not in self.identical]
+        return evaluate(self.client, models, self.data, self.request, batch=batch, drop=self._drop)
+
+    def _measure_loads(self) -> list[LoadTrace]:
+        loads = self.request.measurement.loads
+        started, budget = time.monotonic(), duration_seconds(self.request.measurement.timeout)
+        traces: list[LoadTrace] = []
+        for number, load in enumerate(loads):
+            share = FIRST_LOAD_SHARE if number == 0 and len(loads) > 1 else 1 / (len(loads) - number)
+            left = started + budget - time.monotonic()
+            traces.append(self._measure_load(load, traces, time.monotonic() + max(0.0, left) * share))
+        return traces
+
+    def _measure_load(self, load: Load, before: Sequence[LoadTrace], deadline: float) -> LoadTrace:
+        models = [name for name in self._alive() if name not in self.identical]
+        feeds = self.data.feeds(REQUESTS, load.batch_size)
+        prepared = {name: [self.client.prepare(name, feed) for feed in feeds] for name in models}
+        candidates = [name for name in models if name != names.BASELINE]
+
+        def decided(trace: LoadTrace) -> bool:
+            return limits.is_decided([*before, trace], candidates, self.request.constraints)
+
+        started = time.monotonic()
+        budget = deadline - started
+
+        def progress(now: rounds.RoundProgress) -> None:
+            base = now.medians_ms[names.BASELINE]
+            ratios = ", ".join(f"{name} {base / now.medians_ms[name]:.2f}x" for name in candidates if name in now.medians_ms)
+            done = max(now.rounds / 40 if now.rounds <= 40 else 1.0, 1 - now.seconds_left / budget if budget > 0 else 1.0)
+            emit(f"{load.name}: round {now.rounds}, baseline {base:.2f} ms{'; this round: ' if ratios else ''}{ratios}", done=min(1.0, done))
+
+        found = rounds.measure_load(self.client, load, prepared, decided=decided, deadline=deadline, void=self._throttling(), progress=progress)
+        for name, message in found.failed.items():
+            self._drop(name, message)
+        emit(f"{load.name}: {found.trace.rounds} rounds, ended by {found.trace.ended}")
+        return found.trace
+
+    def _throttling(self) -> Callable[[int], bool] | None:
+        """Voids rounds in which a quota of whole CPUs throttled the server; under a fractional one throttling is part of what is served."""
+        group = cpu_limit.quota_group(self.server_pid) if self.server_pid else None
+        if group is None or quantity_value(self.request.target.resources.cpu) % 1:
+            return None
+        last = cpu_limit.throttled_periods(group)
+
+        def void(number: int) -> bool:
+            nonlocal last
+            now = cpu_limit.throttled_periods(group)
+            throttled, last = now > last, now
+            return throttled
+
+        return void
+
+    def _facts(self, name: str) -> SideFacts:
+        peak = backend_peak_memory(self.server_pid, name) if self.server_pid else None
+        message = self.not_loaded.get(name) or self.failed.get(name) or ""
+        return SideFacts(
+            artifact=self.refs[name], loaded=name not in self.not_loaded, message=message, failed=name in self.failed, peak_memory_bytes=peak
+        )
+
+    def _environment(self, cpu_enforcement: str) -> Environment:
+        image, resources, facts = images.image(self.request.serving_image), self.request.target.resources, machine.facts()
+        return Environment(
+            node=facts.node,
+            hardware_class=self.request.hardware_class,
+            cpu_model=facts.cpu_model,
+            cpus=facts.cpus,
+            kernel=facts.kernel,
+            memory_bytes=facts.memory_bytes,
+            triton=f"{image.name} (Triton {image.triton})",
+            versions=dict(image.versions),
+            threads=resources.threads,
+            cpu_limit=resources.cpu,
+            cpu_enforcement=cpu_enforcement,
+            memory_limit=resources.memory,
+        )
+
+    def _warnings(self) -> tuple[Warned, ...]:
+        calibration, evaluation = self.data.calibration, self.data.evaluation
+        shared = overlap(calibration, evaluation) if calibration and evaluation else 0
+        if not shared:
+            return ()
+        message = (
+            f"{shared} of {len(evaluation or ())} evaluation samples also stand in the calibration data; the score flatters, use disjoint samples"
+        )
+        emit(message, warning=True)
+        return (Warned(reason=Reason.SamplesOverlap, message=message),)
+
+
+def _build_record(work: WorkDir, request: PipelineRequest) -> tuple[BuildRecord, Path]:
+    """The build that is measured, and the folder with its artifacts: what `build` just made, or what `stage` took from the store."""
+    if request.plan.plan is not Plan.Build and request.plan.build is not None:
+        return request.plan.build, work.folder(StepName.stage) / "artifacts"
+    built, exported = work.load(StepName.build, BuildStepRecord), work.load(StepName.export, ExportRecord)
+    refs = {m.name: describe(work.path(m.directory)) for m in built.models if m.directory is not None}
+    candidates = tuple(
+        CandidateBuild(name=m.name, summary=m.summary, artifact=refs.get(m.name), reason=m.reason, message=m.message)
+        for m in built.models
+        if m.name != names.BASELINE
+    )
+    record = BuildRecord(
+        artifact_key=request.plan.artifact_key,
+        hardware_class=request.hardware_class,
+        baseline=refs[names.BASELINE],
+        candidates=candidates,
+        signature=exported.signature,
+        graph=exported.graph,
+        source_format=exported.format,
+        export=built.difference,
+        created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+    return record, work.folder(StepName.build) / "artifacts"
+
+
+def backend_peak_memory(server_pid: int, model: str) -> int | None:
+    """High-water mark of the resident memory of a model's own backend process, bytes; None where backends have none of their own."""
+    for pid in procfs.descendants(server_pid):
+        if any(f"/{model}/1/" in argument for argument in procfs.command_line(pid)):
+            return procfs.peak_resident_bytes(pid)
+    return None
+
+
+def describe(directory: Path) -> ArtifactRef:
+    """What `publish` will file an artifact directory as: packing is deterministic, so a store of our own tells."""
+    with tempfile.TemporaryDirectory(dir=directory.parent.parent) as scratch:
+        return put_artifact(open_store(scratch), directory)
+
+
+def _leave_cpus_to_the_server(server_pid: int | None) -> None:
+    """Run on the CPUs that the server does not have, where there are any: the client's work must not be the server's latency."""
+    if server_pid is None:
+        return
+    ours, theirs = os.sched_getaffinity(0), os.sched_getaffinity(server_pid)
+    if ours - theirs:
+        os.sched_setaffinity(0, ours - theirs)

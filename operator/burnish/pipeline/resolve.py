@@ -1,0 +1,80 @@
+"""Step `resolve`: pin the source, look up what is known, and say what each target still needs.
+
+Runs once per manifest, in seconds, without an ML library and before any accelerator is held. Everything it knows is in the store, so a lost
+status or Job is restored without touching the source.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from burnish.api.job_contract import (
+    BuildRecord,
+    MeasurementIndex,
+    Plan,
+    ResolveRecord,
+    ResolveRequest,
+    SourceRecord,
+    TargetPlan,
+)
+from burnish.api.v1alpha1.optimized_model import Target
+from burnish.api.v1alpha1.status import Lookup
+from burnish.pipeline import fetch, lookup, records, verdict
+from burnish.pipeline.progress import emit
+from burnish.store.store import Store
+
+
+def run(request: ResolveRequest, store: Store) -> ResolveRecord:
+    """Fetch and pin source and datasets, then plan every target.
+
+    Raises:
+        BurnishError: what `fetch.fetch` and the store raise.
+    """
+    store.ensure_writable()
+    base = Path(request.base)
+
+    def pin(uri: str, digest: str | None, refresh: str | None, field: str) -> SourceRecord:
+        return fetch.fetch(uri, base, store, digest=digest, refresh=refresh, limits=fetch.FetchLimits(), field=field, progress=emit)
+
+    source = pin(request.source.uri, request.source.digest, request.source.refresh, "spec.source.uri")
+    data = request.datasets
+    calibration = data.calibration and pin(data.calibration.uri, data.calibration.digest, request.source.refresh, "spec.datasets.calibration.uri")
+    evaluation = data.evaluation and pin(data.evaluation.uri, data.evaluation.digest, request.source.refresh, "spec.datasets.evaluation.uri")
+    record = ResolveRecord(
+        source=source,
+        calibration=calibration,
+        evaluation=evaluation,
+        format=request.source.format.value if request.source.format else None,
+        targets=(),
+    )
+    return record.model_copy(update={"targets": tuple(plan_target(request, record, target, store) for target in request.targets)})
+
+
+def plan_target(request: ResolveRequest, resolved: ResolveRecord, target: Target, store: Store) -> TargetPlan:
+    """Look up one target's artifacts and measurement."""
+    artifact_key = lookup.artifact_key(resolved, inputs=request.inputs, datasets=request.datasets, passes=request.passes[target.name], target=target)
+    build = store.get_record(records.BUILDS, records.build_name(artifact_key, request.hardware_class), BuildRecord)
+    if build is not None and not all(store.has_blob(digest) for digest in records.artifact_digests(build)):
+        build = None  # swept or lost: build again, the bytes will be the same
+    if build is None:
+        return TargetPlan(target=target.name, plan=Plan.Build, artifact_key=artifact_key, artifact=Lookup.Miss, measurement=Lookup.Miss)
+    measurement_key = lookup.measurement_key(
+        resolved,
+        build,
+        datasets=request.datasets,
+        loads=request.measurement.loads,
+        target=target,
+        hardware_class=request.hardware_class,
+        image=request.serving_image,
+    )
+    index = store.get_record(records.MEASUREMENTS, measurement_key, MeasurementIndex)
+    known = index is not None and not verdict.wants_more(index, build, request.constraints)
+    return TargetPlan(
+        target=target.name,
+        plan=Plan.Nothing if known else Plan.Measure,
+        artifact_key=artifact_key,
+        measurement_key=measurement_key,
+        artifact=Lookup.Hit,
+        measurement=Lookup.Hit if known else Lookup.Miss,
+        build=build,
+    )

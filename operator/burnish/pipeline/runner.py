@@ -1,0 +1,386 @@
+"""Local mode: drives the steps as child processes over work directories on this machine, with a real tritonserver.
+
+The cluster runs the same step processes as containers of a Job. What the kubelet does there is done here by hand: order, time and memory
+limits, the sidecar server, and cleaning up after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol, cast
+
+from burnish.api.job_contract import (
+    Failure,
+    PassEntryJson,
+    PipelineRequest,
+    Plan,
+    ResolveRecord,
+    ResolveRequest,
+    Result,
+    StepName,
+    TargetPlan,
+    Warned,
+)
+from burnish.api.scalars import duration_seconds
+from burnish.api.v1alpha1 import status as api
+from burnish.api.v1alpha1.optimized_model import OptimizedModel, Target
+from burnish.errors import BurnishError, ExitCode, Reason
+from burnish.pipeline import machine, publish, repository, status
+from burnish.pipeline.confined_process import ChildExit, Ending, Limits
+from burnish.pipeline.processes import run_child
+from burnish.pipeline.progress import Event
+from burnish.pipeline.server import TritonServer
+from burnish.pipeline.workdir import WorkDir
+from burnish.plugins import registry
+from burnish.serving import images
+from burnish.store.store import open_store
+from burnish.toolchains import environments
+
+SERVER_START_SECONDS = 120.0
+MAX_ATTEMPTS = 2
+"""Of a target whose build was superseded by a concurrent run: the second attempt finds the winner's and measures it."""
+
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Environment variables that steps inherit; in a list, so that nobody's token reaches a model's code."""
+
+BUILD_STEPS = (StepName.stage, StepName.export, StepName.compress, StepName.build, StepName.measure, StepName.publish)
+MEASURE_STEPS = (StepName.stage, StepName.measure, StepName.publish)
+STORE_STEPS = (StepName.resolve, StepName.stage, StepName.publish)
+
+
+class Listener(Protocol):
+    """Who is told what happens, as it happens."""
+
+    def plan(self, target: str, steps: tuple[StepName, ...]) -> None:
+        """A target's remaining steps are known; none = everything is in the store."""
+
+    def step_started(self, target: str, step: StepName) -> None:
+        """A step's process starts."""
+
+    def event(self, target: str, step: StepName | None, event: Event) -> None:
+        """News from a step, or from the runner itself."""
+
+    def step_ended(self, target: str, step: StepName, seconds: float, error: BurnishError | None) -> None:
+        """A step's process ended."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to run, as opposed to what."""
+
+    store: str
+    work: Path
+    """A fresh directory; one folder per target is made in it."""
+    step_memory_bytes: int
+    """Memory limit of each step's process."""
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What came of a run."""
+
+    model: OptimizedModel
+    """With status."""
+    exit_code: ExitCode
+    results: dict[str, Result]
+    """Target -> what publish left."""
+
+
+class StepError(BurnishError):
+    """A step ended without a record."""
+
+    def __init__(self, step: StepName, error: BurnishError) -> None:
+        super().__init__(error.reason, error.message, field=error.field)
+        self.step = step
+
+
+def run(model: OptimizedModel, base: Path, options: Options, listener: Listener) -> Outcome:
+    """Run the whole pipeline of one manifest.
+
+    Every error that concerns the user is in the returned status; KeyboardInterrupt passes through after all processes have ended.
+
+    Args:
+        base: directory that relative `file:` URIs start from.
+    """
+    return _Run(model, base, options, listener).run()
+
+
+class _Run:
+    def __init__(self, model: OptimizedModel, base: Path, options: Options, listener: Listener) -> None:
+        self.model, self.base, self.options, self.listener = model, base, options, listener
+        self.hardware_class = machine.hardware_class()
+        self.image = images.LOCAL_CPU
+        self.resolved: ResolveRecord | None = None
+        self.results: dict[str, Result] = {}
+        self.failure: api.LastFailure | None = None
+
+    def run(self) -> Outcome:
+        targets: list[api.TargetStatus] = []
+        exit_code = ExitCode.OK
+        try:
+            self.resolved = self._resolve()
+        except BurnishError as error:
+            self._note(error, None)
+            targets = [status.failed_target(t.name, error) for t in self.model.spec.targets]
+            exit_code = error.exit_code
+        else:
+            for target in self.model.spec.targets:
+                found, code = self._target(target)
+                targets.append(found)
+                exit_code = max(exit_code, code)
+        return Outcome(self._with_status(targets), exit_code, self.results)
+
+    def _target(self, target: Target) -> tuple[api.TargetStatus, ExitCode]:
+        plan = self._plan_of(target)
+        try:
+            result = self._result(target, plan)
+        except BurnishError as error:
+            self._note(error, target.name)
+            return status.failed_target(target.name, error, plan), error.exit_code
+        self.results[target.name] = result
+        found = result.status
+        if found.state is api.State.Published:
+            return found, ExitCode.OK
+        self.failure = status.last_failure(
+            found.reason or Reason.InternalError, found.message, now=_now(), target=target.name, step=StepName.measure.value
+        )
+        return found, ExitCode.UNDECIDED if found.state is api.State.Undecided else ExitCode.REFUSED
+
+    def _result(self, target: Target, plan: TargetPlan) -> Result:
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                if plan.plan is Plan.Nothing:
+                    self.listener.plan(target.name, ())
+                    return publish.conclude_known(
+                        self.model.metadata.name,
+                        target,
+                        plan,
+                        self.model.spec.constraints,
+                        open_store(self.options.store, namespace=self.model.metadata.namespace),
+                    )
+                return self._pipeline(target, plan, attempt)
+            except BurnishError as error:
+                if error.reason is not Reason.Superseded or attempt == MAX_ATTEMPTS:
+                    raise
+                self.listener.event(target.name, None, {"text": "another run published this build first; measuring that one"})
+                self.resolved = self._resolve()
+                plan = self._plan_of(target)
+        raise AssertionError("unreachable")
+
+    def _resolve(self) -> ResolveRecord:
+        spec = self.model.spec
+        request = ResolveRequest(
+            name=self.model.metadata.name,
+            namespace=self.model.metadata.namespace,
+            generation=self.model.metadata.generation,
+            source=spec.source,
+            datasets=spec.datasets,
+            inputs=tuple(spec.inputs),
+            targets=tuple(spec.targets),
+            constraints=spec.constraints,
+            measurement=spec.measurement,
+            jobs=spec.jobs,
+            base=str(self.base),
+            hardware_class=self.hardware_class,
+            serving_image=self.image.name,
+            passes={t.name: self._passes(t) for t in spec.targets},
+        )
+        work = WorkDir(_fresh(self.options.work / "resolve"))
+        work.save_request(request)
+        self._step(work, "", StepName.resolve, deadline=time.monotonic() + duration_seconds(spec.jobs.deadline))
+        return work.load(StepName.resolve, ResolveRecord)
+
+    def _plan_of(self, target: Target) -> TargetPlan:
+        assert self.resolved is not None  # noqa: S101  # targets run after resolve
+        return next(p for p in self.resolved.targets if p.target == target.name)
+
+    def _passes(self, target: Target) -> tuple[PassEntryJson, ...]:
+        return tuple(PassEntryJson(name=p.name, config=p.config.model_dump(mode="json", by_alias=True)) for p in self.model.spec.passes_of(target))
+
+    def _pipeline(self, target: Target, plan: TargetPlan, attempt: int) -> Result:
+        assert self.resolved is not None  # noqa: S101
+        spec = self.model.spec
+        work = WorkDir(_fresh(self.options.work / (target.name if attempt == 1 else f"{target.name}-{attempt}")))
+        work.save_request(
+            PipelineRequest(
+                name=self.model.metadata.name,
+                namespace=self.model.metadata.namespace,
+                generation=self.model.metadata.generation,
+                target=target,
+                plan=plan,
+                resolved=self.resolved,
+                inputs=tuple(spec.inputs),
+                datasets=spec.datasets,
+                passes=self._passes(target),
+                constraints=spec.constraints,
+                measurement=spec.measurement,
+                hardware_class=self.hardware_class,
+                serving_image=self.image.name,
+            )
+        )
+        steps = BUILD_STEPS if plan.plan is Plan.Build else MEASURE_STEPS
+        self.listener.plan(target.name, steps)
+        deadline = time.monotonic() + duration_seconds(spec.jobs.deadline)
+        for step in steps:
+            if step is StepName.measure:
+                self._measure(work, target, plan, deadline)
+            else:
+                self._step(work, target.name, step, deadline=deadline)
+        return work.load(StepName.publish, Result)
+
+    def _measure(self, work: WorkDir, target: Target, plan: TargetPlan, deadline: float) -> None:
+        """Run the sidecar server around the step, as a Job does."""
+        serving = environments.ensure("triton", self._say(target.name, StepName.measure))
+        folder = work.folder(StepName.measure)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.listener.step_started(target.name, StepName.measure)
+        started = time.monotonic()
+        try:
+            with TritonServer.start(
+                repository.folder(work, plan.plan),
+                toolchain_python=serving.python,
+                resources=target.resources,
+                log=folder / "triton.log",
+                scratch=work.root / "server",
+            ) as server:
+                server.wait_ready(min(SERVER_START_SECONDS, max(1.0, deadline - time.monotonic())))
+                extra = ["--server-url", server.url, "--server-pid", str(server.pid), "--cpu-enforcement", server.enforcement]
+                try:
+                    self._step(work, target.name, StepName.measure, deadline=deadline, extra=extra, quiet=True)
+                except BurnishError:
+                    server.raise_if_ended()  # e.g. OutOfMemory explains a lost connection better than the client can
+                    raise
+        except BurnishError as error:
+            self.listener.step_ended(target.name, StepName.measure, time.monotonic() - started, error)
+            raise StepError(StepName.measure, error) from error
+        self.listener.step_ended(target.name, StepName.measure, time.monotonic() - started, None)
+
+    def _step(self, work: WorkDir, target: str, step: StepName, *, deadline: float, extra: list[str] | None = None, quiet: bool = False) -> None:
+        """Run one step's process; raises StepError with the step's own reason, or what its end tells."""
+        if not quiet:
+            self.listener.step_started(target, step)
+        started = time.monotonic()
+        error: BurnishError | None = None
+        try:
+            arguments = [str(self._python(work, target, step)), "-m", "burnish.pipeline", step.value, "--work", str(work.root)]
+            if step in STORE_STEPS:
+                arguments += ["--store", self.options.store, "--namespace", self.model.metadata.namespace]
+            arguments += extra or []
+            work.folder(step).mkdir(parents=True, exist_ok=True)
+            limits = Limits(memory_bytes=self.options.step_memory_bytes, deadline_s=max(1.0, deadline - time.monotonic()))
+            exited = run_child(
+                arguments,
+                env=child_environment(),
+                cwd=work.root,
+                limits=limits,
+                log=work.log(step),
+                on_event=lambda event: self.listener.event(target, step, cast(Event, event)),
+            )
+            error = _explain(work, step, exited, self.options)
+            if error is not None:
+                _leave_reproduce_script(work, step, arguments)
+                raise StepError(step, error)
+        finally:
+            if not quiet:
+                self.listener.step_ended(target, step, time.monotonic() - started, error)
+
+    def _python(self, work: WorkDir, target: str, step: StepName) -> Path:
+        """The interpreter of the step's toolchain; light steps run in our own."""
+        if step in STORE_STEPS:
+            return Path(sys.executable)
+        request = work.load_request()
+        runtime = registry.runtimes()[request.target.runtime.value]
+        return environments.ensure(runtime.toolchain, self._say(target, step)).python
+
+    def _say(self, target: str, step: StepName) -> Callable[[str], None]:
+        return lambda text: self.listener.event(target, step, {"text": text})
+
+    def _note(self, error: BurnishError, target: str | None) -> None:
+        step = error.step.value if isinstance(error, StepError) else None
+        self.failure = status.last_failure(error.reason, str(error), now=_now(), target=target, step=step)
+
+    def _with_status(self, targets: list[api.TargetStatus]) -> OptimizedModel:
+        warnings: dict[str, Warned] = {w.message: w for r in self.results.values() for w in r.warnings}
+        source_format = next((r.build.source_format for r in self.results.values()), None)
+        found = status.overall(
+            targets,
+            resolved=self.resolved,
+            source_format=source_format,
+            failure=self.failure,
+            warnings=warnings.values(),
+            generation=self.model.metadata.generation,
+            now=_now(),
+        )
+        return self.model.model_copy(update={"status": found})
+
+
+def interrupted(model: OptimizedModel) -> OptimizedModel:
+    """The object of a run that Ctrl-C ended."""
+    error = BurnishError(Reason.Interrupted, "the run was interrupted; run again to go on, finished downloads are kept")
+    targets = [status.failed_target(t.name, error) for t in model.spec.targets]
+    failure = status.last_failure(error.reason, error.message, now=_now())
+    found = status.overall(targets, resolved=None, source_format=None, failure=failure, warnings=(), generation=model.metadata.generation, now=_now())
+    return model.model_copy(update={"status": found})
+
+
+def _explain(work: WorkDir, step: StepName, exited: ChildExit, options: Options) -> BurnishError | None:
+    """Why a step's process ended, None if well."""
+    if exited.ending is Ending.OutOfMemory:
+        return BurnishError(
+            Reason.OutOfMemory,
+            f"{step.value} used {exited.peak_memory_bytes / 2**30:.1f} GiB, more than its limit of {options.step_memory_bytes / 2**30:.1f} GiB; raise --step-memory",
+        )
+    if exited.ending is Ending.Deadline:
+        return BurnishError(
+            Reason.DeadlineExceeded, f"{step.value} was ended when the time for all steps was over; raise it", field="spec.jobs.deadline"
+        )
+    if exited.code == 0:
+        return None
+    failure: Failure | None = work.load_failure(step)
+    if failure is not None:
+        return BurnishError(failure.reason, failure.message, field=failure.field)
+    if exited.signal is not None:
+        return BurnishError(
+            Reason.StepKilled,
+            f"{step.value} was ended by signal {exited.signal} from outside (the kernel's out-of-memory killer sends 9); its log is {work.log(step)}",
+        )
+    return BurnishError(Reason.InternalError, f"{step.value} ended with exit code {exited.code} and left no reason; its log is {work.log(step)}")
+
+
+def child_environment() -> dict[str, str]:
+    """What steps get of our environment: what programs need to run at all, and no credentials."""
+    kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return kept | {"ORT_DISABLE_TELEMETRY": "1", "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "Agg"}
+
+
+def _leave_reproduce_script(work: WorkDir, step: StepName, arguments: list[str]) -> None:
+    """A failed step can be repeated alone, with a debugger if need be."""
+    script = work.folder(step) / "reproduce.sh"
+    lines = [
+        "#!/bin/sh",
+        f"# Repeats step {step.value} of this work directory.",
+        f"cd {shlex.quote(str(work.root))} || exit",
+        f"exec {shlex.join(arguments)}",
+        "",
+    ]
+    script.write_text("\n".join(lines))
+    script.chmod(0o755)
+
+
+def _fresh(directory: Path) -> Path:
+    if directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    return directory
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,50 @@
+"""Step `stage`: put what the next steps read into the work directory, verified against its digests.
+
+The source and the datasets where something is to be built; the artifacts, and the model repository made of them, where only measuring is
+left to do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from burnish import names
+from burnish.api.job_contract import Plan, SourceRecord, StageRecord, StepName
+from burnish.pipeline import repository
+from burnish.pipeline.progress import emit
+from burnish.pipeline.workdir import WorkDir
+from burnish.store.artifacts import get_artifact
+from burnish.store.store import Store
+from burnish.store.trees import materialize_tree
+
+
+def run(work: WorkDir, store: Store) -> StageRecord:
+    """Copy from the store.
+
+    Raises:
+        BurnishError: StoreCorrupted, StoreNotReadable, NotInStore, DiskFull.
+    """
+    request = work.load_request()
+    resolved, plan = request.resolved, request.plan
+
+    def place(record: SourceRecord, name: str) -> str:
+        target = work.input / name
+        target.mkdir(parents=True, exist_ok=True)
+        file_name = Path(record.uri.split("?")[0].rstrip("/")).name or name
+        emit(f"staging {file_name}")
+        materialize_tree(store, record.tree, target / file_name)
+        return (target / file_name).relative_to(work.root).as_posix()
+
+    staged = StageRecord(
+        source=place(resolved.source, "source"),
+        calibration=place(resolved.calibration, "calibration") if resolved.calibration else None,
+        evaluation=place(resolved.evaluation, "evaluation") if resolved.evaluation else None,
+    )
+    if plan.plan is Plan.Measure and plan.build is not None:
+        found = {names.BASELINE: plan.build.baseline} | {c.name: c.artifact for c in plan.build.candidates if c.artifact is not None}
+        folder = work.folder(StepName.stage)
+        for name, artifact in found.items():
+            emit(f"staging artifact {name}")
+            get_artifact(store, artifact.digest, folder / "artifacts" / name)
+        repository.write(folder / "repository", {name: folder / "artifacts" / name for name in found}, request)
+    return staged

@@ -1,0 +1,306 @@
+"""From records to the status the user reads: the same object from a cluster and from `burnish run`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from burnish.api.job_contract import (
+    ArtifactRef,
+    BuildRecord,
+    CandidateBuild,
+    Estimate,
+    LatencySummary,
+    MeasurementIndex,
+    ResolveRecord,
+    Summary,
+    TargetPlan,
+    Warned,
+)
+from burnish.api.scalars import format_bytes, format_decimal, format_milliseconds
+from burnish.api.v1alpha1 import status as api
+from burnish.api.v1alpha1.optimized_model import Constraints
+from burnish.api.v1alpha1.status import ConditionStatus, ConditionType, State, Verdict
+from burnish.errors import BurnishError, Reason
+from burnish.measurement.limits import Judgement
+from burnish.pipeline.verdict import Decision, smallest_decidable_drop, speedup
+
+MESSAGE_LENGTH = 1024
+
+
+def target_status(
+    name: str, plan: TargetPlan, build: BuildRecord, index: MeasurementIndex, decision: Decision, constraints: Constraints, uri: str
+) -> api.TargetStatus:
+    """Everything that is known of one target.
+
+    Args:
+        uri: prefix of artifact URIs; the digest is appended.
+    """
+    shown = decision.winner or _fastest(index, decision)
+    judgement = decision.judgements.get(shown) if shown else None
+    return api.TargetStatus(
+        name=name,
+        state=decision.state,
+        reason=decision.reason,
+        message=decision.message[:MESSAGE_LENGTH],
+        cache=api.Cache(artifact=plan.artifact, measurement=plan.measurement),
+        artifact=_artifact(build, decision, uri),
+        baseline=api.BaselineStatus(
+            digest=build.baseline.digest,
+            size=format_bytes(build.baseline.size_bytes),
+            stored_size=format_bytes(build.baseline.stored_bytes),
+            score=_optional(index.summary.baseline_score),
+        ),
+        score=_score(index.summary, shown, judgement),
+        export=_export(build),
+        equivalence=_equivalence(index.summary, shown, judgement),
+        measurements=_measurements(index, shown, judgement),
+        candidates=[_candidate(c, index, decision.judgements.get(c.name), decision) for c in build.candidates],
+        measured_on=api.MeasuredOn(
+            node=index.environment.node, hardware_class=str(index.environment.hardware_class), triton=index.environment.triton
+        ),
+    )
+
+
+def failed_target(name: str, error: BurnishError, plan: TargetPlan | None = None) -> api.TargetStatus:
+    """A target that ended without a verdict."""
+    cache = api.Cache(artifact=plan.artifact, measurement=plan.measurement) if plan else None
+    return api.TargetStatus(name=name, state=State.Failed, reason=error.reason, message=str(error)[:MESSAGE_LENGTH], cache=cache)
+
+
+def overall(
+    targets: Sequence[api.TargetStatus],
+    *,
+    resolved: ResolveRecord | None,
+    source_format: str | None,
+    failure: api.LastFailure | None,
+    warnings: Iterable[Warned],
+    generation: int,
+    now: datetime,
+) -> api.Status:
+    """The whole status, with conditions."""
+    states = {t.state for t in targets}
+    if targets and states == {State.Published}:
+        phase = api.Phase.Ready
+    else:
+        phase = api.Phase.Failed if State.Failed in states or not targets else api.Phase.Refused
+    source = None
+    if resolved is not None:
+        tree = resolved.source.tree
+        source = api.SourceStatus(digest=tree.digest, size=format_bytes(tree.size_bytes), format=source_format or resolved.format or "unknown")
+    return api.Status(
+        observed_generation=generation,
+        phase=phase,
+        conditions=_conditions(targets, resolved, failure, list(warnings), generation, timestamp(now)),
+        source=source,
+        targets=list(targets),
+        last_failure=failure,
+    )
+
+
+def last_failure(reason: Reason, message: str, *, now: datetime, target: str | None = None, step: str | None = None) -> api.LastFailure:
+    """A refusal or a failure as `status.lastFailure` holds it."""
+    return api.LastFailure(target=target, step=step, reason=reason, message=message[:MESSAGE_LENGTH], time=timestamp(now))
+
+
+def timestamp(now: datetime) -> str:
+    """RFC 3339 in UTC, whole seconds."""
+    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def resolution_warning(index: MeasurementIndex, constraints: Constraints) -> Warned | None:
+    """A maxDrop that not even a perfect candidate could be shown to hold with this many samples."""
+    if constraints.score is None or not index.summary.samples:
+        return None
+    decidable = smallest_decidable_drop(index.summary.samples)
+    if float(constraints.score.max_drop) >= decidable:
+        return None
+    message = f"with {index.summary.samples} evaluation samples the smallest drop that can be shown is {decidable:.4f}, above maxDrop {constraints.score.max_drop}; give more samples or a larger limit"
+    return Warned(reason=Reason.LimitBelowResolution, message=message)
+
+
+def _conditions(
+    targets: Sequence[api.TargetStatus],
+    resolved: ResolveRecord | None,
+    failure: api.LastFailure | None,
+    warnings: list[Warned],
+    generation: int,
+    time: str,
+) -> list[api.Condition]:
+    def condition(kind: ConditionType, is_true: bool | None, reason: Reason, message: str = "") -> api.Condition:
+        status = {True: ConditionStatus.true, False: ConditionStatus.false, None: ConditionStatus.unknown}[is_true]
+        return api.Condition(type=kind, status=status, reason=reason, message=message, observed_generation=generation, last_transition_time=time)
+
+    not_ready = [t for t in targets if t.state is not State.Published]
+    if not_ready or not targets:
+        reason = failure.reason if failure else (not_ready[0].reason or Reason.InternalError)
+        ready = condition(ConditionType.Ready, False, reason, failure.message if failure else not_ready[0].message)
+    else:
+        reason = Reason.BaselineServed if any(t.reason is Reason.BaselineServed for t in targets) else Reason.Published
+        ready = condition(ConditionType.Ready, True, reason, "; ".join(f"{t.name}: {t.message}" for t in targets))
+    source_ok = resolved is not None
+    built = [t for t in targets if t.artifact or t.baseline]
+    found = [
+        ready,
+        condition(
+            ConditionType.SourceResolved, source_ok, Reason.SourcePinned if source_ok else (failure.reason if failure else Reason.InternalError)
+        ),
+        condition(ConditionType.Optimized, bool(targets) and len(built) == len(targets), ready.reason, ready.message),
+    ]
+    gates = (
+        (ConditionType.ScoreGatePassed, [t.score.verdict for t in targets if t.score and t.score.verdict], Reason.ScoreBelowLimit),
+        (ConditionType.LatencyGatePassed, [m.verdict for t in targets for m in t.measurements if m.verdict], Reason.SlowerThanBaseline),
+    )
+    for kind, verdicts, refused in gates:
+        if not verdicts:
+            found.append(condition(kind, None, Reason.NoLimits))
+        elif Verdict.Refused in verdicts:
+            found.append(condition(kind, False, refused))
+        elif Verdict.Undecided in verdicts:
+            found.append(condition(kind, None, Reason.Undecided))
+        else:
+            found.append(condition(kind, True, Reason.LimitsHeld))
+    overlap = next((w for w in warnings if w.reason is Reason.SamplesOverlap), None)
+    if overlap:
+        found.append(condition(ConditionType.DataIndependent, False, Reason.SamplesOverlap, overlap.message))
+    return found
+
+
+def _artifact(build: BuildRecord, decision: Decision, uri: str) -> api.ArtifactStatus | None:
+    if decision.served is None:
+        return None
+    artifact: ArtifactRef | None = build.baseline
+    if decision.winner:
+        artifact = next(c.artifact for c in build.candidates if c.name == decision.winner)
+    assert artifact is not None  # noqa: S101  # a winner was measured, so it was built
+    return api.ArtifactStatus(
+        digest=artifact.digest,
+        uri=f"{uri}@{artifact.digest}",
+        size=format_bytes(artifact.size_bytes),
+        stored_size=format_bytes(artifact.stored_bytes),
+        served=decision.served,
+        candidate=decision.winner,
+    )
+
+
+def _fastest(index: MeasurementIndex, decision: Decision) -> str | None:
+    """The candidate whose numbers stand in the target's status where none won: the fastest one that was measured."""
+    measured = [name for name in decision.judgements if name in index.summary.candidates]
+    return max(measured, key=lambda name: speedup(index, name), default=None)
+
+
+def _candidate(candidate: CandidateBuild, index: MeasurementIndex, judgement: Judgement | None, decision: Decision) -> api.CandidateStatus:
+    summary = index.summary.candidates.get(candidate.name)
+    if judgement is None:
+        return api.CandidateStatus(
+            name=candidate.name, reason=candidate.reason or Reason.CandidateNotBuildable, message=candidate.message[:MESSAGE_LENGTH]
+        )
+    failed = [limit for limit in judgement.limits if limit.verdict is not Verdict.Accepted]
+    if failed:
+        reason, message = failed[0].reason, "; ".join(limit.message for limit in failed)
+        if judgement.verdict is Verdict.Undecided:
+            reason = Reason.Undecided
+    else:
+        reason, message = Reason.LimitsHeld, "served" if candidate.name == decision.winner else f"accepted, but {decision.winner} is faster"
+    worst = summary.equivalence.worst_cosine if summary and summary.equivalence else None
+    return api.CandidateStatus(
+        name=candidate.name,
+        verdict=judgement.verdict,
+        reason=reason,
+        message=message[:MESSAGE_LENGTH],
+        size=format_bytes(candidate.artifact.size_bytes) if candidate.artifact else None,
+        score=_optional(summary.score.candidate if summary and summary.score else None),
+        worst_cosine=_optional(worst if worst is None else max(0.0, worst)),
+        speedup=format_decimal(speedup(index, candidate.name), 2) if summary and (summary.speeds or summary.identical) else None,
+    )
+
+
+def _score(summary: Summary, candidate: str | None, judgement: Judgement | None) -> api.ScoreStatus | None:
+    found = summary.candidates[candidate].score if candidate else None
+    if found is None:
+        return None
+    return api.ScoreStatus(
+        value=format_decimal(found.candidate),
+        drop=format_decimal(found.drop),
+        high=format_decimal(found.high),
+        samples=found.samples,
+        verdict=_verdict_of(judgement, "score."),
+    )
+
+
+def _equivalence(summary: Summary, candidate: str | None, judgement: Judgement | None) -> api.EquivalenceStatus | None:
+    found = summary.candidates[candidate].equivalence if candidate else None
+    if found is None or found.cosine is None or found.worst_cosine is None:
+        return None
+    return api.EquivalenceStatus(
+        cosine=format_decimal(max(0.0, found.cosine), 6),
+        worst_cosine=format_decimal(max(0.0, found.worst_cosine), 6),
+        max_absolute_error=f"{found.max_absolute_error or 0:.3g}",
+        verdict=_verdict_of(judgement, "equivalence."),
+    )
+
+
+def _export(build: BuildRecord) -> api.ExportStatus | None:
+    cosines = [c for difference in build.export for c in difference.cosine]
+    if not cosines:
+        return None
+    error = max((e for difference in build.export for e in difference.max_absolute_error), default=0.0)
+    return api.ExportStatus(cosine=format_decimal(max(0.0, min(cosines)), 6), max_absolute_error=f"{error:.3g}")
+
+
+def _measurements(index: MeasurementIndex, candidate: str | None, judgement: Judgement | None) -> list[api.MeasurementStatus]:
+    summary = index.summary.candidates.get(candidate) if candidate else None
+    optimized = {latency.load: latency for latency in summary.latencies} if summary else {}
+    speeds = {speed.load: speed for speed in summary.speeds} if summary else {}
+    found = []
+    for number, latency in enumerate(index.summary.baseline_latencies):
+        speed = speeds.get(latency.load)
+        prefixes = (f"latency[{latency.load}", *(("maxSlowdownPercent", "minSpeedup") if number == 0 else ()))
+        found.append(
+            api.MeasurementStatus(
+                name=latency.load,
+                rounds=index.rounds.get(latency.load, 0),
+                baseline=_latency(latency),
+                optimized=_latency(optimized[latency.load]) if latency.load in optimized else None,
+                speedup=_speedup(speed.ratio, speed.compute_speedup) if speed else None,
+                verdict=_verdict_of(judgement, *prefixes),
+            )
+        )
+    return found
+
+
+def _latency(summary: LatencySummary) -> api.LatencyStatus:
+    def text(value: Estimate) -> str:
+        return format_milliseconds(value.estimate, _digits(value))
+
+    return api.LatencyStatus(
+        p50=text(summary.p50),
+        p95=text(summary.p95),
+        p99=text(summary.p99),
+        p99_high=format_milliseconds(summary.p99.high, 2),
+        throughput_per_second=format_decimal(float(f"{summary.throughput_per_second:.3g}"), 2),
+    )
+
+
+def _digits(value: Estimate) -> int:
+    """Significant digits that the interval carries: 2 where it is wider than 5 %, else 3."""
+    return 3 if value.estimate > 0 and (value.high - value.low) / value.estimate < 0.05 else 2
+
+
+def _speedup(ratio: Estimate, compute: float | None) -> api.SpeedupStatus:
+    return api.SpeedupStatus(
+        p50=format_decimal(1 / ratio.estimate, 2),
+        low=format_decimal(1 / ratio.high, 2),
+        high=format_decimal(1 / ratio.low, 2),
+        compute=format_decimal(compute, 2) if compute else None,
+    )
+
+
+def _verdict_of(judgement: Judgement | None, *prefixes: str) -> Verdict | None:
+    """The strictest verdict among the limits whose name starts with one of `prefixes`; None without such a limit."""
+    found = [limit.verdict for limit in judgement.limits if limit.name.startswith(prefixes)] if judgement else []
+    return next((v for v in (Verdict.Refused, Verdict.Undecided, Verdict.Accepted) if v in found), None)
+
+
+def _optional(value: float | None) -> str | None:
+    return None if value is None else format_decimal(value)

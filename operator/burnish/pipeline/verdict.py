@@ -1,0 +1,111 @@
+"""From judgements to a decision: what of a target is served, and why. Pure, and free of numeric libraries.
+
+`burnish.measurement.limits` judges one candidate against the limits; here the candidates compete, and the manifest's `onUndecided` and
+`onInfeasible` have their say.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from burnish import names
+from burnish.api.job_contract import BuildRecord, MeasurementIndex
+from burnish.api.v1alpha1.optimized_model import Constraints, OnInfeasible, OnUndecided
+from burnish.api.v1alpha1.status import Served, State, Verdict
+from burnish.errors import Reason
+from burnish.measurement import limits
+from burnish.measurement.limits import Judgement
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What becomes of a target."""
+
+    state: State
+    reason: Reason
+    message: str
+    served: Served | None
+    """None: nothing is marked as served."""
+    winner: str | None
+    """Name of the candidate that was accepted."""
+    judgements: dict[str, Judgement]
+    """Candidate -> judgement, of those that were measured."""
+
+
+def decide(index: MeasurementIndex, build: BuildRecord, constraints: Constraints) -> Decision:
+    """Judge every candidate, choose the fastest accepted one, or say why there is none."""
+    judgements = {c.name: limits.judge(index.sides[c.name], index.summary, c.name, constraints) for c in build.candidates if c.name in index.sides}
+    accepted = [name for name, judgement in judgements.items() if counts_as_accepted(judgement.verdict, constraints)]
+    if accepted:
+        winner = max(accepted, key=lambda name: (judgements[name].verdict is Verdict.Accepted, speedup(index, name)))
+        message = (
+            f"{winner} holds every limit"
+            if judgements[winner].verdict is Verdict.Accepted
+            else f"{winner} is undecided and taken (onUndecided: Accept)"
+        )
+        return Decision(State.Published, Reason.Published, message, Served.Candidate, winner, judgements)
+    baseline = limits.judge_baseline(index.sides[names.BASELINE], index.summary, constraints)
+    if not build.candidates:
+        return _serve_baseline(baseline, Reason.Published, "no passes: the converted model is published", constraints, judgements)
+    reason, why = _why_not(build, judgements)
+    if constraints.on_infeasible is OnInfeasible.ServeBaseline:
+        return _serve_baseline(baseline, Reason.BaselineServed, f"the uncompressed baseline is served: {why}", constraints, judgements)
+    undecided = any(j.verdict is Verdict.Undecided for j in judgements.values())
+    return Decision(State.Undecided if undecided else State.Refused, reason, why, None, None, judgements)
+
+
+def counts_as_accepted(verdict: Verdict, constraints: Constraints) -> bool:
+    """Apply `onUndecided`."""
+    return verdict is Verdict.Accepted or (verdict is Verdict.Undecided and constraints.on_undecided is OnUndecided.Accept)
+
+
+def speedup(index: MeasurementIndex, candidate: str) -> float:
+    """Baseline p50 / candidate p50 at the first load; 1 for identical models."""
+    summary = index.summary.candidates.get(candidate)
+    return 1 / summary.speeds[0].ratio.estimate if summary and summary.speeds else 1.0
+
+
+def wants_more(index: MeasurementIndex, build: BuildRecord, constraints: Constraints) -> bool:
+    """True where a changed limit can't be judged from the record, but more rounds may tell.
+
+    A verdict that stayed Undecided under the very limits it was measured for is an answer too: it is not measured again.
+    """
+    if index.decided_for == constraints:
+        return False
+    before, now = decide(index, build, index.decided_for), decide(index, build, constraints)
+    return any(
+        j.verdict is Verdict.Undecided and j.more_rounds_help and before.judgements[name].verdict is not Verdict.Undecided
+        for name, j in now.judgements.items()
+    )
+
+
+def smallest_decidable_drop(samples: int) -> float:
+    """The upper one-sided 95 % bound of the drop when not one of `samples` answers is lost (Clopper-Pearson with no event)."""
+    return 1 - math.pow(0.05, 1 / samples)
+
+
+def _serve_baseline(baseline: Judgement, reason: Reason, message: str, constraints: Constraints, judgements: dict[str, Judgement]) -> Decision:
+    if counts_as_accepted(baseline.verdict, constraints):
+        return Decision(State.Published, reason, message, Served.Baseline, None, judgements)
+    failed = next(limit for limit in baseline.limits if limit.verdict is not Verdict.Accepted)
+    state = State.Undecided if baseline.verdict is Verdict.Undecided else State.Refused
+    return Decision(state, failed.reason, f"the baseline itself does not hold the limits: {failed.message}", None, None, judgements)
+
+
+def _why_not(build: BuildRecord, judgements: dict[str, Judgement]) -> tuple[Reason, str]:
+    """The reason of the candidate that came furthest, and one line for all."""
+    parts: list[str] = []
+    reasons: list[Reason] = []
+    for candidate in build.candidates:
+        judgement = judgements.get(candidate.name)
+        if judgement is None:
+            parts.append(f"{candidate.name}: {candidate.message}")
+            continue
+        failed = next(limit for limit in judgement.limits if limit.verdict is not Verdict.Accepted)
+        worst = next((limit for limit in judgement.limits if limit.verdict is Verdict.Refused), failed)
+        parts.append(f"{candidate.name}: {worst.message}")
+        reasons.append(worst.reason if judgement.verdict is Verdict.Refused else Reason.Undecided)
+    if Reason.Undecided in reasons:
+        return Reason.Undecided, "; ".join(parts)
+    return (reasons[0] if reasons else Reason.NoCandidate), "; ".join(parts)
