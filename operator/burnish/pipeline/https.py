@@ -62,12 +62,14 @@ class _OnlyHttps(urllib.request.HTTPRedirectHandler):
     max_redirections = MAX_REDIRECTS
 
     def redirect_request(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> urllib.request.Request | None:
-        parts = urlsplit(newurl)
-        if parts.scheme != "https" or "@" in parts.netloc:
-            raise BurnishError(
-                Reason.UnsafeSource, f"{scrub(req.full_url)} redirects to {scrub(newurl)}; only redirects to https: without credentials are followed"
-            )
+        _check_redirect(scrub(req.full_url), newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _check_redirect(name: str, target: str) -> None:
+    parts = urlsplit(target)
+    if parts.scheme not in ("", "https") or "@" in parts.netloc:
+        raise BurnishError(Reason.UnsafeSource, f"{name} redirects to {scrub(target)}; only redirects to https: without credentials are followed")
 
 
 def _context(clock: Clock) -> ssl.SSLContext:
@@ -110,6 +112,7 @@ def download(uri: str, *, max_bytes: int, clock: Clock) -> Iterator[tuple[bytes,
             yield from _body(response, name, max_bytes, clock)
     except urllib.error.HTTPError as error:
         error.close()
+        _check_redirect(name, error.headers.get("Location") or "")  # some schemes urllib itself refuses
         _raise_for_status(error.code, name)
     except (http.client.InvalidURL, UnicodeError) as error:
         raise BurnishError(Reason.InvalidManifest, f"{name} is not a valid URI; percent-encode what is not plain text") from error

@@ -1,4 +1,4 @@
-"""Artifacts in the store: an artifact directory becomes an OCI image manifest that any registry client understands.
+"""Artifacts in the store: an artifact directory becomes an OCI image manifest, as registries hold them.
 
 The config blob is `artifact.json`; every other file is one zstd layer that carries its path and the digest of its uncompressed bytes. Nothing
 in it tells time, host or user, so the same directory gives the same digest on every machine that has the same release of zstandard; what has
