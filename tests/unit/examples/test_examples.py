@@ -1,0 +1,89 @@
+"""The examples are what a newcomer tries first: their manifests are valid, and what is committed fits together."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnxruntime
+import pytest
+import yaml
+from PIL import Image
+
+from burnish.api.v1alpha1.optimized_model import Metric, OptimizedModel
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+MANIFESTS = sorted(EXAMPLES.glob("*.yaml"))
+REQUIREMENTS = sorted(EXAMPLES.glob("*/requirements.txt"))
+
+
+def load_manifest(path: Path) -> OptimizedModel:
+    return OptimizedModel.model_validate(yaml.safe_load(path.read_text()))
+
+
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"make_{name}", EXAMPLES / name / "make.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_examples_are_the_three_of_the_readme() -> None:
+    linked = set(re.findall(r"\]\(([a-z]+\.yaml)\)", (EXAMPLES / "README.md").read_text()))
+    assert linked == {path.name for path in MANIFESTS} == {"digits.yaml", "magika.yaml", "ocr.yaml"}
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_manifest_is_valid_and_named_as_its_file(path: Path) -> None:
+    model = load_manifest(path)
+    assert model.metadata.name == path.stem
+    assert model.spec.constraints.score is not None
+    assert model.spec.datasets.calibration is not None and model.spec.datasets.evaluation is not None
+
+
+@pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.parent.name)
+def test_requirements_are_hashed_and_name_no_index(path: Path) -> None:
+    text = path.read_text()
+    entries = re.findall(r"^[a-z0-9].*?(?=^[a-z0-9]|\Z)", text, flags=re.MULTILINE | re.DOTALL)
+    assert entries and all("--hash=sha256:" in entry for entry in entries)
+    assert "://" not in text and "index-url" not in text
+    pins = [line for line in path.with_name("requirements.in").read_text().splitlines() if line and not line.startswith("#")]
+    assert all(any(entry.startswith(pin + " ") for entry in entries) for pin in pins)
+
+
+def test_digits_data_fits_the_model_and_is_disjoint() -> None:
+    calibration, evaluation = (np.load(EXAMPLES / "digits" / name) for name in ("calibration.npz", "evaluation.npz"))
+    (image,) = onnxruntime.InferenceSession(EXAMPLES / "digits" / "model.onnx", providers=["CPUExecutionProvider"]).get_inputs()
+    assert (image.name, image.type, image.shape) == ("image", "tensor(float)", ["batch", 1, 32, 32])
+    assert calibration["image"].shape == (128, 1, 32, 32) and evaluation["image"].shape == (899, 1, 32, 32)
+    assert calibration["image"].dtype == evaluation["image"].dtype == np.float32
+    assert evaluation["label"].shape == (899,) and evaluation["label"].dtype == np.int64
+    assert not {sample.tobytes() for sample in calibration["image"]} & {sample.tobytes() for sample in evaluation["image"]}
+
+
+def test_digits_model_is_accurate_on_held_out_samples() -> None:
+    evaluation = np.load(EXAMPLES / "digits" / "evaluation.npz")
+    session = onnxruntime.InferenceSession(EXAMPLES / "digits" / "model.onnx", providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"image": evaluation["image"]})
+    assert (logits.argmax(axis=1) == evaluation["label"]).mean() >= 0.98
+    assert load_manifest(EXAMPLES / "digits.yaml").spec.datasets.evaluation.metric is Metric.Accuracy  # type: ignore[union-attr]
+
+
+def test_ocr_preprocess_orders_channels_scales_and_pads_as_rapidocr() -> None:
+    line = load_script("ocr").preprocess(Image.new("RGB", (50, 24), (255, 0, 51)))
+    assert line.shape == (3, 48, 320) and line.dtype == np.float32
+    np.testing.assert_allclose(line[:, :, :100], np.broadcast_to(np.array([-0.6, -1, 1], np.float32)[:, None, None], (3, 48, 100)), atol=1e-6)
+    assert not line[:, :, 100:].any()
+
+
+def test_ocr_lines_are_distinct_and_repeatable() -> None:
+    script = load_script("ocr")
+    fonts = script.package_folder("matplotlib") / "mpl-data" / "fonts" / "ttf"
+    texts, lines = script.make_lines(12, fonts)
+    again, same = script.make_lines(12, fonts)
+    assert texts == again and len(set(texts)) == 12
+    np.testing.assert_array_equal(lines, same)
