@@ -44,12 +44,14 @@ def check_versions(model: Any, *, max_opset: int, max_ir_version: int) -> None:
     """Hold opset and IR version to what the serving image loads.
 
     Raises:
-        BurnishError: UnsupportedOpset.
+        BurnishError: UnsupportedOpset; InvalidModel where the model names no operator set at all.
     """
     import onnx
 
+    if not model.opset_import:
+        raise BurnishError(Reason.InvalidModel, "the model imports no operator set, so the file may be truncated; export it again")
     opset = _onnx_graph.default_opset(model)
-    if not MIN_OPSET <= opset <= max_opset:
+    if opset and not MIN_OPSET <= opset <= max_opset:
         cure = "export the model with a newer opset" if opset < MIN_OPSET else "export the model with an older opset, or use a newer serving image"
         raise BurnishError(Reason.UnsupportedOpset, f"the model uses opset {opset}; this image serves {MIN_OPSET} to {max_opset}; {cure}")
     if model.ir_version > max_ir_version:
@@ -58,7 +60,7 @@ def check_versions(model: Any, *, max_opset: int, max_ir_version: int) -> None:
             f"the model has IR version {model.ir_version}; this image loads at most {max_ir_version}; "
             "export it with an older onnx package, or set model.ir_version lower where the graph uses nothing newer",
         )
-    newest = onnx.defs.onnx_ml_opset_version() if hasattr(onnx.defs, "onnx_ml_opset_version") else 5
+    newest = onnx.defs.onnx_ml_opset_version()
     for imported in model.opset_import:
         if imported.domain == "ai.onnx.ml" and imported.version > newest:
             raise BurnishError(Reason.UnsupportedOpset, f"the model uses ai.onnx.ml opset {imported.version}; at most {newest} is known")
@@ -98,8 +100,7 @@ def _is_known(node: Any, versions: dict[str, int], contrib: frozenset[str]) -> b
     try:
         return not onnx.defs.get_schema(node.op_type, version, domain).deprecated
     except onnx.defs.SchemaError:
-        # Operators that ONNX Runtime still runs although the standard has dropped or never had them.
-        return node.op_type in contrib
+        return False
 
 
 def _contrib_operators() -> frozenset[str]:

@@ -56,6 +56,7 @@ def save(model: Any, target: Path) -> None:
         target.write_bytes(model.SerializeToString(deterministic=True))
         return
     onnx.save(model, target, save_as_external_data=True, all_tensors_to_one_file=True, location=f"{target.name}.data", convert_attribute=True)
+    inline(model, target.parent)  # onnx.save has moved the data out of the model in memory too
 
 
 def _is_external(tensor: Any) -> bool:
@@ -64,10 +65,10 @@ def _is_external(tensor: Any) -> bool:
 
 def _check_location(name: str, tensor: Any, directory: Path) -> None:
     locations = [entry.value for entry in tensor.external_data if entry.key == "location"]
-    if len(locations) != 1 or not locations[0]:
-        raise _unsafe(name, "names no file, or several")
-    location = locations[0]
+    location = locations[0] if len(locations) == 1 else ""
     pure = PurePosixPath(location.replace("\\", "/"))
+    if not pure.parts:
+        raise _unsafe(name, "names no file, or several")
     if pure.is_absolute() or ":" in pure.parts[0] or "\0" in location:
         raise _unsafe(name, f"lies at the absolute path {location!r}")
     if ".." in pure.parts:

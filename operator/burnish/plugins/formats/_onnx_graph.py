@@ -110,25 +110,32 @@ def default_opset(model: Any) -> int:
     return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
 
 
-def signature(model: Any, path: Path) -> base.Signature:
-    """Inputs and outputs as the model declares them; a shape that an output lacks is inferred.
+def infer_output_shapes(model: Any) -> None:
+    """Fill in the shapes of outputs that declare none, as far as they can be inferred; some exporters leave them out, and the checker wants them."""
+    import onnx
+
+    missing = [o for o in model.graph.output if o.type.HasField("tensor_type") and not o.type.tensor_type.HasField("shape")]
+    if not missing:
+        return
+    try:
+        inferred = {o.name: o for o in onnx.shape_inference.infer_shapes(model).graph.output}
+    except Exception:  # inference of a damaged graph raises whatever comes; the checker, which runs next, says what is wrong with it
+        return
+    for output in missing:
+        output.CopyFrom(inferred[output.name])
+
+
+def signature(model: Any) -> base.Signature:
+    """Inputs and outputs as the model declares them.
 
     Raises:
         BurnishError: UnsupportedOperator for a type that the KServe v2 protocol has no name for; InvalidModel for an unknown rank.
     """
     weights = {t.name for t in model.graph.initializer} | {s.values.name for s in model.graph.sparse_initializer}
-    inferred = _inferred_outputs(path) if any(not o.type.tensor_type.HasField("shape") for o in model.graph.output) else {}
     return base.Signature(
         inputs=tuple(_tensor("input", i) for i in model.graph.input if i.name not in weights),
-        outputs=tuple(_tensor("output", inferred.get(o.name, o)) for o in model.graph.output),
+        outputs=tuple(_tensor("output", o) for o in model.graph.output),
     )
-
-
-def _inferred_outputs(path: Path) -> dict[str, Any]:
-    import onnx
-
-    inferred = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False))
-    return {o.name: o for o in inferred.graph.output}
 
 
 def _tensor(role: str, value: Any) -> base.Tensor:
@@ -141,7 +148,8 @@ def _tensor(role: str, value: Any) -> base.Tensor:
             f"{role} {value.name!r} is a {kind or 'value without type'}, but Triton serves tensors only; "
             "export the model with tensor inputs and outputs (scikit-learn classifiers: options zipmap=False)",
         )
-    name = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+    number = value.type.tensor_type.elem_type
+    name = {v: k for k, v in onnx.TensorProto.DataType.items()}.get(number, f"number {number}")
     data_type = _V2_NAMES.get(name)
     if data_type is None:
         raise BurnishError(

@@ -42,11 +42,13 @@ class Onnx(base.Format):
         _onnx_external.inline(model, file.parent)
         _onnx_checks.check_versions(model, max_opset=image.max_opset, max_ir_version=image.max_ir_version)
         _onnx_checks.check_operators(model)
+        _onnx_graph.infer_output_shapes(model)
+        signature = _onnx_graph.signature(model)
         _onnx_graph.name_nodes(model)
         _onnx_external.save(model, target)
         _onnx_checks.check_model(target)
         _onnx_checks.check_weights(model)
-        return _onnx_graph.signature(model, target), _onnx_graph.facts(model)
+        return signature, _onnx_graph.facts(model)
 
     def reference(self, path: Path, feeds: Sequence[base.Arrays]) -> list[dict[str, np.ndarray]]:
         """Outputs of the source file itself in ONNX Runtime, with every graph optimization off.

@@ -80,6 +80,7 @@ def _dynamic(step: base.Step, source: Path, target: Path, folder: Path, calibrat
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     prepared = _Prepared(source, folder, _strings(step, "excluded"))
+    split = {f"{name}_MatMul" for name in prepared.excluded}  # quantize_dynamic first splits a Gemm into <name>_MatMul and <name>_Add
     quantize_dynamic(
         str(prepared.path),
         str(target),
@@ -87,7 +88,7 @@ def _dynamic(step: base.Step, source: Path, target: Path, folder: Path, calibrat
         per_channel=True,
         reduce_range=bool(step.options["reduceRange"]),
         weight_type=QuantType[str(step.options["weightType"])],
-        nodes_to_exclude=sorted(prepared.excluded),
+        nodes_to_exclude=sorted(prepared.excluded | split),
         extra_options={"MatMulConstBOnly": True},
     )
     _tidy(target)
