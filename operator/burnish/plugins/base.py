@@ -187,6 +187,10 @@ class Pass(abc.ABC):
     name: ClassVar[str]
     config: ClassVar[type[PassConfig]]
 
+    def reads_calibration(self, config: PassConfig) -> bool:
+        """True if the calibration data decides what comes out; then it is part of the artifact key."""
+        return False
+
 
 @dataclasses.dataclass(frozen=True)
 class PassRequest:

@@ -51,3 +51,8 @@ class Quantize(base.Pass):
 
     name: ClassVar[str] = "Quantize"
     config: ClassVar[type[base.PassConfig]] = QuantizeConfig
+
+    def reads_calibration(self, config: base.PassConfig) -> bool:
+        """Dynamic INT8 and FP16 never look at data."""
+        assert isinstance(config, QuantizeConfig)  # noqa: S101  # the registry pairs pass and config
+        return config.precision is Precision.INT8 and config.mode is not Mode.Dynamic

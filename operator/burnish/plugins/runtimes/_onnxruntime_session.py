@@ -8,14 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from burnish.errors import BurnishError, Reason
 from burnish.plugins import base
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-class OrtError(Exception):
-    """What ONNX Runtime said when it refused to load or run a model."""
+class OrtError(BurnishError):
+    """What ONNX Runtime said when it refused to load or run a model; typed, so that it may also go to the user as it is."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.CandidateNotBuildable, message)
 
 
 def import_onnxruntime() -> Any:
@@ -56,7 +60,7 @@ def open_session(path: Path, *, threads: int, optimize: bool = True) -> OrtSessi
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # fatal only: errors come as exceptions, and are told once
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     with typed_errors():

@@ -383,6 +383,20 @@ def test_export_refuses_an_input_of_unknown_rank(save: Save, tmp_path: Path, ima
     assert "input 'x' declares no shape" in error.message
 
 
+def test_reference_types_a_shape_bomb(save: Save) -> None:
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 2]) for n in "xy")
+    size = numpy_helper.from_array(np.array([2**40, 2], np.int64), "size")
+    nodes = [
+        helper.make_node("ConstantOfShape", ["size"], ["big"]),
+        helper.make_node("ReduceSum", ["big"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["x", "sum"], ["y"]),
+    ]
+    path = save(helper.make_model(helper.make_graph(nodes, "g", [x], [y], [size]), opset_imports=[helper.make_opsetid("", 18)], ir_version=9))
+    with pytest.raises(BurnishError) as caught:
+        ONNX.reference(path, [{"x": np.ones((1, 2), np.float32)}])
+    assert caught.value.reason is Reason.InvalidModel
+
+
 def test_reference_types_a_failure_at_run_time(make_cnn: Make, save: Save) -> None:
     with pytest.raises(BurnishError) as caught:
         ONNX.reference(save(make_cnn()), [{"image": np.ones((1, 3, 8, 8), np.float32)}])

@@ -237,6 +237,14 @@ def test_open_types_what_onnx_runtime_says(tmp_path: Path) -> None:
     assert caught.value.reason is Reason.CandidateNotBuildable
 
 
+def test_infer_types_what_onnx_runtime_says(make_cnn: Make, save: Save) -> None:
+    session = ORT.open(save(make_cnn()).parent, threads=1)
+    with pytest.raises(BurnishError) as caught:
+        session.infer({"image": np.ones((1, 3, 8, 8), np.float32)})
+    assert caught.value.reason is Reason.CandidateNotBuildable
+    assert "image" in caught.value.message
+
+
 def test_open_uses_the_threads_it_is_given_and_no_telemetry(make_cnn: Make, save: Save) -> None:
     session = ORT.open(save(make_cnn()).parent, threads=2)
     options = session._session.get_session_options()  # type: ignore[attr-defined]
