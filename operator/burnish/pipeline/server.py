@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import re
 import secrets
 import socket
@@ -31,19 +32,23 @@ _MEMORY_POLL_S = 0.25
 _READY_POLL_S = 0.02
 _START_ATTEMPTS = 3
 _LOG_TAIL_LINES = 15
-_PORT_TAKEN = re.compile(r"already in use|failed to (start|create|bind).*(HTTP|GRPC|metrics|socket)|Socket '.*' ", re.IGNORECASE)
+_METADATA_BYTES = 64 * 1024
+_PORT_TAKEN = re.compile(r"failed to start \w+ service: .*already in use")
 
 
 class TritonServer:
     """A running tritonserver. A context manager: leaving it stops the server."""
 
-    def __init__(self, repository: Path, backends: Path, installation: triton_installation.TritonInstallation, limits: Limits, log: Path) -> None:
+    def __init__(
+        self, repository: Path, backends: Path, installation: triton_installation.TritonInstallation, limits: Limits, log: Path, http_port: int
+    ) -> None:
         """Use `start`."""
         self._repository = repository
         self._backends = backends
         self._installation = installation
         self._limits = limits
         self._log = log
+        self._wanted_port = http_port
         self._exit: ChildExit | None = None
         self._launch()
 
@@ -57,8 +62,9 @@ class TritonServer:
         log: Path,
         scratch: Path | None = None,
         backends: Path | None = None,
+        http_port: int = 0,
     ) -> TritonServer:
-        """Start a server on free ports of the loopback interface; it is not ready yet (`wait_ready`).
+        """Start a server on the loopback interface; it is not ready yet (`wait_ready`).
 
         Args:
             repository: a model repository; checked before anything runs.
@@ -67,6 +73,7 @@ class TritonServer:
             log: gets the server's output.
             scratch: directory for the server's own files; default beside the log.
             backends: python-based backends to use instead of ours, one directory each (the benchmark injects slower ones).
+            http_port: 0 for a free one, as always for gRPC and metrics.
 
         Raises:
             BurnishError: UnsafeSource, ResourcesNotEnforceable, LibpythonMissing, ToolchainUnavailable.
@@ -78,25 +85,27 @@ class TritonServer:
         limits = Limits(
             memory_bytes=quantity_bytes(resources.memory), cpus=Decimal(quantity_value(resources.cpu)), grace_s=_GRACE_S, poll_s=_MEMORY_POLL_S
         )
-        return cls(repository.absolute(), directory, installation, limits, log)
+        return cls(repository.absolute(), directory, installation, limits, log, http_port)
 
     def _launch(self) -> None:
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
-        self._http_port, grpc_port, metrics_port = _free_ports(3)
+        free_port, grpc_port, metrics_port = _free_ports(3)
+        self._http_port = self._wanted_port or free_port
         self.url = f"http://{LOOPBACK}:{self._http_port}"
         self.grpc_url = f"{LOOPBACK}:{grpc_port}"
         self.metrics_url = f"http://{LOOPBACK}:{metrics_port}/metrics"
-        shm_prefix = f"burnish-{secrets.token_hex(8)}-"
+        self._id = f"burnish-{secrets.token_hex(8)}"
         self._process = ConfinedProcess.start(
             [
                 str(self._installation.program),
+                f"--id={self._id}",
                 f"--model-repository={self._repository}",
                 "--model-control-mode=none",
                 "--disable-auto-complete-config",
                 "--exit-on-error=false",
                 f"--exit-timeout-secs={_EXIT_TIMEOUT_S}",
                 f"--backend-directory={self._backends}",
-                f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+                f"--backend-config=python,shm-region-prefix-name={self._id}-",
                 f"--http-address={LOOPBACK}",
                 f"--http-port={self._http_port}",
                 f"--grpc-address={LOOPBACK}",
@@ -110,7 +119,7 @@ class TritonServer:
             cwd=self._backends,
             log=self._log,
             limits=self._limits,
-            shm_prefix=shm_prefix,
+            shm_prefix=f"{self._id}-",
         )
 
     def _environment(self) -> dict[str, str]:
@@ -161,7 +170,7 @@ class TritonServer:
                 raise BurnishError(Reason.ServerNotReady, f"Triton did not come up within {timeout_s:.0f} s; its log ends with:\n{self._log_tail()}")
             if not self.is_alive():
                 self._raise_if_out_of_memory()
-                if attempts == _START_ATTEMPTS or not _PORT_TAKEN.search(self._log_tail()):
+                if self._wanted_port or attempts == _START_ATTEMPTS or not _PORT_TAKEN.search(self._log_tail()):
                     raise BurnishError(Reason.ServerNotReady, f"Triton ended while it started; its log ends with:\n{self._log_tail()}")
                 attempts += 1  # somebody took a port between our look and Triton's
                 self._process.end()
@@ -170,11 +179,13 @@ class TritonServer:
             time.sleep(_READY_POLL_S)
 
     def _answers(self) -> bool:
+        """True if this very server answers: on a port that was taken meanwhile, somebody else's may."""
         connection = http.client.HTTPConnection(LOOPBACK, self._http_port, timeout=2.0)
         try:
-            connection.request("GET", "/v2/health/live")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
+            connection.request("GET", "/v2")
+            answer = connection.getresponse()
+            return answer.status == 200 and json.loads(answer.read(_METADATA_BYTES)).get("name") == self._id
+        except (OSError, http.client.HTTPException, ValueError):
             return False
         finally:
             connection.close()

@@ -71,7 +71,8 @@ def _data_type(data_type: DataType) -> Enum:
 def _warmups(artifact: ArtifactConfig, max_batch_size: int) -> list[Message]:
     """Requests that Triton sends before it calls the model ready: the first real one is then no slower than the others (63 ms against 2).
 
-    A warm-up that fails makes Triton refuse the model, so a model with a size that nobody declared gets none.
+    A warm-up that fails makes Triton refuse the model, or even end (2.51 with a python-based backend), so a model with a size that nobody
+    declared gets none.
     """
     dims = {entry.name: _sizes(entry, bool(max_batch_size)) for entry in artifact.inputs}
     if any(size is None for sizes in dims.values() for size in sizes):
@@ -88,9 +89,9 @@ def _warmups(artifact: ArtifactConfig, max_batch_size: int) -> list[Message]:
 
 
 def _warmup_input(entry: ResolvedInput, dims: list[int]) -> Message:
-    # random_data fills random *bytes*; in anything but floats they are values that a model may reject (an index out of range).
-    data = "random_data" if entry.data_type.is_float else "zero_data"
-    return Message(("key", entry.name), ("value", Message(("data_type", _data_type(entry.data_type)), ("dims", dims or [1]), (data, True))))
+    # Not random_data, which fills random *bytes*: NaN and infinity among floats, and values that are no valid index among the rest.
+    value = Message(("data_type", _data_type(entry.data_type)), ("dims", dims or [1]), ("zero_data", True))
+    return Message(("key", entry.name), ("value", value))
 
 
 def _sizes(entry: ResolvedInput, batched: bool) -> list[int | None]:

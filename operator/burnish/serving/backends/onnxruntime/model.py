@@ -161,9 +161,18 @@ class TritonPythonModel:
         self.outputs = [tensor["name"] for tensor in config["output"]]
         self.strings = {tensor["name"] for tensor in config["input"] if tensor["data_type"] == "TYPE_STRING"}
         self.scalars = {node.name for node in self.session.get_inputs() if not node.shape}
+        # Triton sends each sample `count` times (0 means once) to each instance before it lets any other request through.
+        self.warmups_left = sum(int(sample.get("count", 0)) or 1 for sample in config.get("model_warmup", []))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer requests; Triton hands over more than one only where it batches, and then they are run as one."""
+        responses = self._answer(requests)
+        if self.warmups_left > 0:
+            self.warmups_left -= 1
+            return [self._without_error(response) for response in responses]
+        return responses
+
+    def _answer(self, requests: list[Any]) -> list[Any]:
         if len(requests) > 1 and self.batched:
             return self._run_together(requests) or [self._run_alone(request) for request in requests]
         return [self._run_alone(request) for request in requests]
@@ -171,6 +180,14 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Let go of the model, so that the stub can end."""
         del self.session
+
+    @staticmethod
+    def _without_error(response: Any) -> Any:
+        """A warm-up that fails says nothing about the model (zeros may be no valid request), but its error takes Triton 2.51 down (SIGSEGV)."""
+        if not response.has_error():
+            return response
+        pb_utils.Logger.log_warn(f"the warm-up failed, which is of no consequence: {response.error().message()}")
+        return pb_utils.InferenceResponse([])
 
     def _run_alone(self, request: Any) -> Any:
         try:

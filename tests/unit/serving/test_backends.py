@@ -1,0 +1,19 @@
+"""What can be said of our backends without a server; the rest is in tests/integration/test_server.py."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import burnish.serving
+
+BACKEND = Path(burnish.serving.__file__).parent / "backends" / "onnxruntime" / "model.py"
+
+
+def test_backend_refuses_a_numpy_with_which_the_stub_answers_nothing(tmp_path):
+    assert int(np.__version__.split(".")[0]) >= 2, "this environment can't show it"
+    (tmp_path / "triton_python_backend_utils.py").write_text("")  # comes with Triton only
+    done = subprocess.run([sys.executable, str(BACKEND)], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "needs numpy < 2" in done.stderr
