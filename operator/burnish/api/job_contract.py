@@ -216,12 +216,14 @@ class LatencySummary(ApiModel):
     """One model at one load point: pooled percentiles at the client with 99 % intervals, milliseconds."""
 
     load: str
-    rounds: int
-    requests: int
     p50: Estimate
     p95: Estimate
     p99: Estimate
     throughput_per_second: float
+    rounds: int
+    """Rounds that count: with fewer than 20 nothing is judged."""
+    requests: int
+    """Requests behind the percentiles: a p99 of too few has no upper end."""
 
 
 class SpeedSummary(ApiModel):
@@ -231,12 +233,13 @@ class SpeedSummary(ApiModel):
     ratio: Estimate
     """Candidate p50 / baseline p50, paired per round, 99 % interval. The speedup is its inverse."""
     compute_speedup: float | None = None
+    rounds: int
+    """Rounds that count; of an identical candidate, which is not measured, as many as the baseline has."""
 
 
 class ScoreSummary(ApiModel):
     """A candidate's score against the baseline's on the same samples."""
 
-    metric: str
     baseline: float
     candidate: float
     drop: float
@@ -245,8 +248,6 @@ class ScoreSummary(ApiModel):
     high: float
     """Upper one-sided 95 % bound of the drop."""
     samples: int
-    changed: int = 0
-    """Samples whose score differs."""
 
 
 class EquivalenceSummary(ApiModel):

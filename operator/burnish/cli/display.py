@@ -46,13 +46,16 @@ class PlainDisplay:
         print(f"{prefix}: {text}", file=self._stream, flush=True)
 
     def plan(self, target: str, steps: tuple[StepName, ...]) -> None:
+        """Show what is left to do."""
         text = f"steps: {', '.join(steps)}" if steps else "built and measured before; judged from the record, nothing is run"
         self._line(target, None, text)
 
     def step_started(self, target: str, step: StepName) -> None:
+        """Show that a step runs."""
         self._line(target, step, "started")
 
     def event(self, target: str, step: StepName | None, event: Event) -> None:
+        """Show news."""
         if "done" in event:
             now = time.monotonic()
             if now - self._last < self.INTERVAL_S:
@@ -61,6 +64,7 @@ class PlainDisplay:
         self._line(target, step, ("warning: " if event.get("warning") else "") + event["text"])
 
     def step_ended(self, target: str, step: StepName, seconds: float, error: BurnishError | None) -> None:
+        """Show how a step ended, and after how long."""
         self._line(target, step, f"{error.reason.value}: {error}" if error else f"done in {seconds:.1f} s")
 
 
@@ -87,6 +91,7 @@ class LiveDisplay:
         self._live.__exit__(None, None, None)
 
     def plan(self, target: str, steps: tuple[StepName, ...]) -> None:
+        """Show what is left to do."""
         with self._lock:
             for step in steps:
                 self._rows.setdefault((target, step), Text("·", style="dim"))
@@ -94,12 +99,14 @@ class LiveDisplay:
             self._console.print(Text(f"{target}: built and measured before; judged from the record, nothing is run", style="green"))
 
     def step_started(self, target: str, step: StepName) -> None:
+        """Show that a step runs."""
         with self._lock:
             self._running = (target, step)
             self._rows[self._running] = self._spinner
             self._started[self._running] = time.monotonic()
 
     def event(self, target: str, step: StepName | None, event: Event) -> None:
+        """Show news."""
         with self._lock:
             if step is not None:
                 self._news[(target, step)] = event
@@ -107,6 +114,7 @@ class LiveDisplay:
             self._console.print(Text(f"{target} {step.value if step else ''}: {event['text']}", style="yellow"))
 
     def step_ended(self, target: str, step: StepName, seconds: float, error: BurnishError | None) -> None:
+        """Show how a step ended, and after how long."""
         with self._lock:
             key = (target, step)
             self._rows[key] = Text("✗", style="bold red") if error else Text("✓", style="bold green")

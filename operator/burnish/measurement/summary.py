@@ -1,6 +1,7 @@
-"""Boils a measurement down to numbers with intervals, independent of any limit.
+"""What a measurement amounts to, independent of any limit.
 
-Here the heavy libraries end: judging compares these numbers, so limits can be changed and judged again by a process that has none of them.
+Intervals are computed here, once, beside the traces; judging, the status and the report only compare and print them, so they can never
+differ, and changed limits are judged where no numeric library is installed.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from burnish.api.job_contract import (
     LoadTrace,
     ScoreSummary,
     SideFacts,
+    SideTrace,
     SpeedSummary,
     Summary,
     TensorDifference,
 )
-from burnish.api.v1alpha1.optimized_model import Percentile
-from burnish.measurement import equivalence as differences
-from burnish.measurement import readings, statistics
+from burnish.measurement import equivalence, statistics
 from burnish.measurement.statistics import Interval
+
+_ONE = Estimate(estimate=1.0, low=1.0, high=1.0)
 
 
 def summarize(
@@ -32,91 +34,104 @@ def summarize(
     loads: Sequence[LoadTrace],
     evaluated: Mapping[str, Evaluated],
     baseline_scores: Sequence[float],
-    equivalence: Mapping[str, Sequence[TensorDifference]],
+    differences: Mapping[str, Sequence[TensorDifference]],
 ) -> Summary:
-    """The summary of everything that a measurement recorded.
+    """Sum up one measurement.
+
+    A candidate whose loadable bytes are the baseline's was not measured: its latencies and scores are the baseline's, its speedup and cosine 1.
 
     Args:
-        sides: model -> facts; the baseline and every candidate.
-        loads: the traces, the first load point first.
+        sides: the baseline and every candidate, loaded or not.
+        loads: rounds per load point; a candidate that failed is missing from some.
         evaluated: candidate -> per-sample scores.
-        baseline_scores: per-sample scores of the baseline; empty without evaluation data.
-        equivalence: candidate -> differences of its outputs from the baseline's.
+        baseline_scores: per sample; empty without evaluation data.
+        differences: candidate -> outputs against the baseline's.
     """
-    baseline = sides[names.BASELINE].artifact.content_digest
+    same = sides[names.BASELINE].artifact.content_digest
+    baseline = tuple(summarize_latency(load, names.BASELINE) for load in loads if is_measured(load, names.BASELINE))
+    score = _mean(baseline_scores)
     candidates = {
-        name: CandidateSummary(
-            identical=facts.artifact.content_digest == baseline,
-            latencies=_latencies(loads, name),
-            speeds=tuple(speed(load, name) for load in loads if is_measured(load, name)),
-            score=_score(evaluated[name]) if name in evaluated else None,
-            equivalence=_equivalence(equivalence[name]) if name in equivalence else None,
-        )
+        name: _identical(baseline, score, len(baseline_scores))
+        if facts.artifact.content_digest == same
+        else _compared(name, loads, evaluated.get(name), differences.get(name, ()))
         for name, facts in sides.items()
         if name != names.BASELINE
     }
-    return Summary(
-        baseline_score=sum(baseline_scores) / len(baseline_scores) if baseline_scores else None,
-        samples=len(baseline_scores),
-        baseline_latencies=_latencies(loads, names.BASELINE),
-        candidates=candidates,
-    )
+    return Summary(baseline_score=score, samples=len(baseline_scores), baseline_latencies=baseline, candidates=candidates)
 
 
 def is_measured(load: LoadTrace, side: str) -> bool:
-    """True if there are enough rounds of a model at a load point to say anything."""
-    return readings.has_rounds(load, side) and load.rounds >= statistics.MIN_ROUNDS
+    """True if a model has rounds at this load point, however few."""
+    return load.rounds > 0 and side in load.sides
 
 
-def speed(load: LoadTrace, candidate: str) -> SpeedSummary:
-    """A candidate's p50 against the baseline's at one load point."""
-    return SpeedSummary(
-        load=load.load.name, ratio=_estimate(readings.speedup(load, candidate).reciprocal), compute_speedup=readings.compute_speedup(load, candidate)
-    )
-
-
-def latency(load: LoadTrace, side: str) -> LatencySummary:
-    """One model's percentiles at one load point."""
-    p50, p95, p99 = (_estimate(readings.percentile_ms(load, side, p)) for p in (Percentile.P50, Percentile.P95, Percentile.P99))
+def summarize_latency(load: LoadTrace, side: str) -> LatencySummary:
+    """Latency percentiles of one model at the client, milliseconds with 99 % intervals; see `is_measured`."""
+    trace = load.sides[side]
+    p50, p95, p99 = (_estimate(statistics.pooled_percentile(trace.latencies_ms, quantile)) for quantile in (0.5, 0.95, 0.99))
     return LatencySummary(
         load=load.load.name,
-        rounds=load.rounds,
-        requests=readings.request_count(load, side),
         p50=p50,
         p95=p95,
         p99=p99,
-        throughput_per_second=readings.throughput_per_second(load, side),
+        throughput_per_second=sum(trace.throughput_per_second) / len(trace.throughput_per_second),
+        rounds=load.rounds,
+        requests=sum(len(block) for block in trace.latencies_ms),
     )
 
 
-def _latencies(loads: Sequence[LoadTrace], side: str) -> tuple[LatencySummary, ...]:
-    return tuple(latency(load, side) for load in loads if is_measured(load, side))
+def summarize_speed(load: LoadTrace, candidate: str) -> SpeedSummary:
+    """Candidate p50 / baseline p50 at the client, paired per round, 99 %; see `is_measured`."""
+    baseline, optimized = load.sides[names.BASELINE], load.sides[candidate]
+    ratio = statistics.paired_ratio(statistics.block_medians(optimized.latencies_ms), statistics.block_medians(baseline.latencies_ms))
+    return SpeedSummary(load=load.load.name, ratio=_estimate(ratio), compute_speedup=_compute_speedup(baseline, optimized), rounds=load.rounds)
+
+
+def _compared(name: str, loads: Sequence[LoadTrace], evaluated: Evaluated | None, differences: Sequence[TensorDifference]) -> CandidateSummary:
+    measured = [load for load in loads if is_measured(load, name)]
+    # Speed is judged on the first load point; where that has no rounds, another must not be taken for it.
+    comparable = measured if loads and is_measured(loads[0], names.BASELINE) else []
+    return CandidateSummary(
+        latencies=tuple(summarize_latency(load, name) for load in measured),
+        speeds=tuple(summarize_speed(load, name) for load in comparable),
+        score=_score(evaluated) if evaluated and evaluated.baseline else None,
+        equivalence=_equivalence(differences) if differences else None,
+    )
+
+
+def _identical(baseline: tuple[LatencySummary, ...], score: float | None, samples: int) -> CandidateSummary:
+    return CandidateSummary(
+        identical=True,
+        latencies=baseline,
+        speeds=tuple(SpeedSummary(load=latency.load, ratio=_ONE, compute_speedup=1.0, rounds=latency.rounds) for latency in baseline),
+        score=None if score is None else ScoreSummary(baseline=score, candidate=score, drop=0.0, low=0.0, high=0.0, samples=samples),
+        equivalence=EquivalenceSummary(cosine=1.0, worst_cosine=1.0, max_absolute_error=0.0, exact_match=1.0),
+    )
 
 
 def _score(evaluated: Evaluated) -> ScoreSummary:
-    drop = readings.score_drop(evaluated)
-    pairs = list(zip(evaluated.baseline, evaluated.candidate, strict=True))
-    return ScoreSummary(
-        metric=evaluated.metric,
-        baseline=sum(evaluated.baseline) / len(pairs),
-        candidate=sum(evaluated.candidate) / len(pairs),
-        drop=drop.estimate,
-        low=drop.low,
-        high=drop.high,
-        samples=len(pairs),
-        changed=sum(before != after for before, after in pairs),
-    )
+    drop = statistics.score_drop(evaluated.baseline, evaluated.candidate)
+    before, after = (sum(scores) / len(scores) for scores in (evaluated.baseline, evaluated.candidate))
+    return ScoreSummary(baseline=before, candidate=after, drop=drop.estimate, low=drop.low, high=drop.high, samples=len(evaluated.baseline))
 
 
-def _equivalence(found: Sequence[TensorDifference]) -> EquivalenceSummary:
+def _equivalence(differences: Sequence[TensorDifference]) -> EquivalenceSummary:
     return EquivalenceSummary(
-        cosine=differences.median_cosine(found),
-        worst_cosine=differences.worst_cosine(found),
-        max_absolute_error=differences.largest_error(found),
-        exact_match=differences.worst_exact_match(found),
-        non_finite_samples=differences.non_finite_samples(found),
-        samples=max((len(d.cosine) or len(d.exact_match) for d in found), default=0),
+        cosine=equivalence.median_cosine(differences),
+        worst_cosine=equivalence.worst_cosine(differences),
+        max_absolute_error=equivalence.largest_error(differences),
+        exact_match=equivalence.worst_exact_match(differences),
+        non_finite_samples=equivalence.non_finite_samples(differences),
+        samples=max(max(len(d.cosine), len(d.exact_match)) for d in differences),
     )
+
+
+def _compute_speedup(baseline: SideTrace, optimized: SideTrace) -> float | None:
+    return baseline.compute_us / optimized.compute_us if baseline.compute_us and optimized.compute_us else None
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _estimate(interval: Interval) -> Estimate:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from burnish.api.job_contract import BuildRecord, PassEntryJson, ResolveRecord
 from burnish.api.v1alpha1.optimized_model import Datasets, Input, Load, Target
+from burnish.plugins import base as plugins
 from burnish.plugins import registry
 from burnish.plugins.base import HardwareClass
 from burnish.serving import images
@@ -13,18 +14,22 @@ from burnish.store import keys
 from burnish.toolchains import environments
 
 
-def artifact_key(resolved: ResolveRecord, *, inputs: Sequence[Input], datasets: Datasets, passes: Sequence[PassEntryJson], target: Target) -> str:
+def artifact_key(
+    resolved: ResolveRecord, *, inputs: Sequence[Input], datasets: Datasets, passes: Sequence[PassEntryJson], target: Target, image: str
+) -> str:
     """The artifact key of one target (DESIGN.md section 4)."""
-    reads_calibration = bool(passes) and resolved.calibration is not None and datasets.calibration is not None
+    requests = (plugins.PassRequest(p.name, registry.passes()[p.name].config.model_validate(p.config)) for p in passes)
+    calibration = resolved.calibration if any(registry.passes()[r.name].reads_calibration(r.config) for r in requests) else None
     return keys.artifact_key(
         source_digest=resolved.source.tree.digest,
         format=resolved.format,
         inputs=inputs,
         passes=passes,
-        calibration_digest=resolved.calibration.tree.digest if reads_calibration and resolved.calibration else None,
-        calibration_samples=datasets.calibration.samples if reads_calibration and datasets.calibration else None,
+        calibration_digest=calibration.tree.digest if calibration else None,
+        calibration_samples=datasets.calibration.samples if calibration and datasets.calibration else None,
         runtime=target.runtime.value,
         toolchain=environments.identity(registry.runtimes()[target.runtime.value].toolchain),
+        image=images.image(image),
     )
 
 

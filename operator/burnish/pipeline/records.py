@@ -7,6 +7,7 @@ import hashlib
 from burnish.api.job_contract import BuildRecord
 from burnish.errors import BurnishError, Reason
 from burnish.plugins.base import HardwareClass
+from burnish.store.artifacts import has_artifact
 from burnish.store.store import Store
 
 BUILDS = "builds"
@@ -27,6 +28,11 @@ def result_name(model: str, target: str) -> str:
 def artifact_digests(build: BuildRecord) -> list[str]:
     """Manifest digests of everything that a build made."""
     return [build.baseline.digest, *(c.artifact.digest for c in build.candidates if c.artifact is not None)]
+
+
+def has_artifacts(build: BuildRecord, store: Store) -> bool:
+    """False where something of a build was swept or lost."""
+    return all(has_artifact(store, digest) for digest in artifact_digests(build))
 
 
 def find_results(store: Store, reference: str) -> list[str]:

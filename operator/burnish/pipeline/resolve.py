@@ -30,7 +30,6 @@ def run(request: ResolveRequest, store: Store) -> ResolveRecord:
     Raises:
         BurnishError: what `fetch.fetch` and the store raise.
     """
-    store.ensure_writable()
     base = Path(request.base)
 
     def pin(uri: str, digest: str | None, refresh: str | None, field: str) -> SourceRecord:
@@ -47,14 +46,19 @@ def run(request: ResolveRequest, store: Store) -> ResolveRecord:
         format=request.source.format.value if request.source.format else None,
         targets=(),
     )
-    return record.model_copy(update={"targets": tuple(plan_target(request, record, target, store) for target in request.targets)})
+    targets = tuple(plan_target(request, record, target, store) for target in request.targets)
+    if any(plan.plan is not Plan.Nothing for plan in targets):
+        store.ensure_writable()  # now, not after an hour's work
+    return record.model_copy(update={"targets": targets})
 
 
 def plan_target(request: ResolveRequest, resolved: ResolveRecord, target: Target, store: Store) -> TargetPlan:
     """Look up one target's artifacts and measurement."""
-    artifact_key = lookup.artifact_key(resolved, inputs=request.inputs, datasets=request.datasets, passes=request.passes[target.name], target=target)
+    artifact_key = lookup.artifact_key(
+        resolved, inputs=request.inputs, datasets=request.datasets, passes=request.passes[target.name], target=target, image=request.serving_image
+    )
     build = store.get_record(records.BUILDS, records.build_name(artifact_key, request.hardware_class), BuildRecord)
-    if build is not None and not all(store.has_blob(digest) for digest in records.artifact_digests(build)):
+    if build is not None and not records.has_artifacts(build, store):
         build = None  # swept or lost: build again, the bytes will be the same
     if build is None:
         return TargetPlan(target=target.name, plan=Plan.Build, artifact_key=artifact_key, artifact=Lookup.Miss, measurement=Lookup.Miss)

@@ -22,8 +22,8 @@ from burnish.api.v1alpha1 import status as api
 from burnish.api.v1alpha1.optimized_model import Constraints
 from burnish.api.v1alpha1.status import ConditionStatus, ConditionType, State, Verdict
 from burnish.errors import BurnishError, Reason
-from burnish.measurement.limits import Judgement
-from burnish.pipeline.verdict import Decision, smallest_decidable_drop, speedup
+from burnish.measurement.limits import Judgement, smallest_decidable_drop
+from burnish.pipeline.verdict import Decision, speedup
 
 MESSAGE_LENGTH = 1024
 
@@ -255,7 +255,7 @@ def _measurements(index: MeasurementIndex, candidate: str | None, judgement: Jud
     found = []
     for number, latency in enumerate(index.summary.baseline_latencies):
         speed = speeds.get(latency.load)
-        prefixes = (f"latency[{latency.load}", *(("maxSlowdownPercent", "minSpeedup") if number == 0 else ()))
+        prefixes = (f"latency.{latency.load}.", *(("maxSlowdownPercent", "minSpeedup") if number == 0 else ()))
         found.append(
             api.MeasurementStatus(
                 name=latency.load,

@@ -7,15 +7,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 from burnish import names
 from burnish.api.job_contract import BuildRecord, MeasurementIndex
-from burnish.api.v1alpha1.optimized_model import Constraints, OnInfeasible, OnUndecided
+from burnish.api.v1alpha1.optimized_model import Constraints, OnInfeasible
 from burnish.api.v1alpha1.status import Served, State, Verdict
 from burnish.errors import Reason
 from burnish.measurement import limits
 from burnish.measurement.limits import Judgement
+
+
+def speedup(index: MeasurementIndex, candidate: str) -> float:
+    """Baseline p50 / candidate p50 at the first load; 1 for identical models."""
+    summary = index.summary.candidates.get(candidate)
+    return 1 / summary.speeds[0].ratio.estimate if summary and summary.speeds else 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +41,8 @@ class Decision:
 def decide(index: MeasurementIndex, build: BuildRecord, constraints: Constraints) -> Decision:
     """Judge every candidate, choose the fastest accepted one, or say why there is none."""
     judgements = {c.name: limits.judge(index.sides[c.name], index.summary, c.name, constraints) for c in build.candidates if c.name in index.sides}
-    accepted = [name for name, judgement in judgements.items() if counts_as_accepted(judgement.verdict, constraints)]
-    if accepted:
-        winner = max(accepted, key=lambda name: (judgements[name].verdict is Verdict.Accepted, speedup(index, name)))
+    winner = limits.best_candidate(list(judgements.values()), index.summary, constraints.on_undecided)
+    if winner is not None:
         message = (
             f"{winner} holds every limit"
             if judgements[winner].verdict is Verdict.Accepted
@@ -55,17 +59,6 @@ def decide(index: MeasurementIndex, build: BuildRecord, constraints: Constraints
     return Decision(State.Undecided if undecided else State.Refused, reason, why, None, None, judgements)
 
 
-def counts_as_accepted(verdict: Verdict, constraints: Constraints) -> bool:
-    """Apply `onUndecided`."""
-    return verdict is Verdict.Accepted or (verdict is Verdict.Undecided and constraints.on_undecided is OnUndecided.Accept)
-
-
-def speedup(index: MeasurementIndex, candidate: str) -> float:
-    """Baseline p50 / candidate p50 at the first load; 1 for identical models."""
-    summary = index.summary.candidates.get(candidate)
-    return 1 / summary.speeds[0].ratio.estimate if summary and summary.speeds else 1.0
-
-
 def wants_more(index: MeasurementIndex, build: BuildRecord, constraints: Constraints) -> bool:
     """True where a changed limit can't be judged from the record, but more rounds may tell.
 
@@ -74,19 +67,11 @@ def wants_more(index: MeasurementIndex, build: BuildRecord, constraints: Constra
     if index.decided_for == constraints:
         return False
     before, now = decide(index, build, index.decided_for), decide(index, build, constraints)
-    return any(
-        j.verdict is Verdict.Undecided and j.more_rounds_help and before.judgements[name].verdict is not Verdict.Undecided
-        for name, j in now.judgements.items()
-    )
-
-
-def smallest_decidable_drop(samples: int) -> float:
-    """The upper one-sided 95 % bound of the drop when not one of `samples` answers is lost (Clopper-Pearson with no event)."""
-    return 1 - math.pow(0.05, 1 / samples)
+    return any(judgement.more_rounds_help and not before.judgements[name].more_rounds_help for name, judgement in now.judgements.items())
 
 
 def _serve_baseline(baseline: Judgement, reason: Reason, message: str, constraints: Constraints, judgements: dict[str, Judgement]) -> Decision:
-    if counts_as_accepted(baseline.verdict, constraints):
+    if limits.is_acceptable(baseline.verdict, constraints.on_undecided):
         return Decision(State.Published, reason, message, Served.Baseline, None, judgements)
     failed = next(limit for limit in baseline.limits if limit.verdict is not Verdict.Accepted)
     state = State.Undecided if baseline.verdict is Verdict.Undecided else State.Refused
