@@ -49,15 +49,14 @@ def summarize(
     """
     same = sides[names.BASELINE].artifact.content_digest
     baseline = tuple(summarize_latency(load, names.BASELINE) for load in loads if is_measured(load, names.BASELINE))
-    score = _mean(baseline_scores)
     candidates = {
-        name: _identical(baseline, score, len(baseline_scores))
+        name: _identical(baseline, baseline_scores)
         if facts.artifact.content_digest == same
         else _compared(name, loads, evaluated.get(name), differences.get(name, ()))
         for name, facts in sides.items()
         if name != names.BASELINE
     }
-    return Summary(baseline_score=score, samples=len(baseline_scores), baseline_latencies=baseline, candidates=candidates)
+    return Summary(baseline_score=_mean(baseline_scores), samples=len(baseline_scores), baseline_latencies=baseline, candidates=candidates)
 
 
 def is_measured(load: LoadTrace, side: str) -> bool:
@@ -99,12 +98,13 @@ def _compared(name: str, loads: Sequence[LoadTrace], evaluated: Evaluated | None
     )
 
 
-def _identical(baseline: tuple[LatencySummary, ...], score: float | None, samples: int) -> CandidateSummary:
+def _identical(baseline: tuple[LatencySummary, ...], scores: Sequence[float]) -> CandidateSummary:
+    mean = _mean(scores)
     return CandidateSummary(
         identical=True,
         latencies=baseline,
         speeds=tuple(SpeedSummary(load=latency.load, ratio=_ONE, compute_speedup=1.0, rounds=latency.rounds) for latency in baseline),
-        score=None if score is None else ScoreSummary(baseline=score, candidate=score, drop=0.0, low=0.0, high=0.0, samples=samples),
+        score=None if mean is None else ScoreSummary(baseline=mean, candidate=mean, drop=0.0, low=0.0, high=0.0, samples=len(scores)),
         equivalence=EquivalenceSummary(cosine=1.0, worst_cosine=1.0, max_absolute_error=0.0, exact_match=1.0),
     )
 
