@@ -21,6 +21,7 @@ from burnish.errors import BurnishError
 from burnish.pipeline.status import last_failure
 
 FORMATS = ("table", "json", "yaml")
+PIPE_WIDTH = 140
 _MARKS = {Verdict.Accepted: "[green]✓[/]", Verdict.Refused: "[red]✗[/]", Verdict.Undecided: "[yellow]?[/]", None: "[dim]·[/]"}
 _STYLES = {State.Published: "bold green", State.Refused: "bold red", State.Undecided: "bold yellow", State.Failed: "bold red"}
 
@@ -72,7 +73,7 @@ def _dump(value: object, form: str) -> None:
 
 
 def _print_table(model: OptimizedModel) -> None:
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     status = model.status
     if status is None:
         return

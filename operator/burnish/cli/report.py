@@ -13,7 +13,8 @@ from pathlib import Path
 from burnish.cli import locations
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import records
-from burnish.pipeline.runner import Outcome, child_environment
+from burnish.pipeline.processes import child_environment
+from burnish.pipeline.runner import Outcome
 from burnish.toolchains import environments
 
 TOOLCHAIN = "onnx"

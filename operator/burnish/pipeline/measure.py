@@ -35,7 +35,7 @@ from burnish.api.v1alpha1.optimized_model import Load
 from burnish.errors import BurnishError, Reason
 from burnish.measurement import equivalence, limits, rounds, summary
 from burnish.measurement.client import ModelError, ServerUnreachableError, TritonClient
-from burnish.pipeline import cpu_limit, lookup, machine, procfs, samples
+from burnish.pipeline import cpu_limit, lookup, machine, samples, server
 from burnish.pipeline.datasets import overlap
 from burnish.pipeline.evaluation import Evaluation, evaluate
 from burnish.pipeline.progress import emit
@@ -218,7 +218,7 @@ class _Measurement:
         return void
 
     def _facts(self, name: str) -> SideFacts:
-        peak = backend_peak_memory(self.server_pid, name) if self.server_pid else None
+        peak = server.peak_memory_bytes(self.server_pid, name) if self.server_pid else None
         message = self.not_loaded.get(name) or self.failed.get(name) or ""
         return SideFacts(
             artifact=self.refs[name], loaded=name not in self.not_loaded, message=message, failed=name in self.failed, peak_memory_bytes=peak
@@ -278,14 +278,6 @@ def _build_record(work: WorkDir, request: PipelineRequest) -> tuple[BuildRecord,
     return record, work.folder(StepName.build) / "artifacts"
 
 
-def backend_peak_memory(server_pid: int, model: str) -> int | None:
-    """High-water mark of the resident memory of a model's own backend process, bytes; None where backends have none of their own."""
-    for pid in procfs.descendants(server_pid):
-        if any(f"/{model}/1/" in argument for argument in procfs.command_line(pid)):
-            return procfs.peak_resident_bytes(pid)
-    return None
-
-
 def describe(directory: Path) -> ArtifactRef:
     """What `publish` will file an artifact directory as: packing is deterministic, so a store of our own tells."""
     with tempfile.TemporaryDirectory(dir=directory.parent.parent) as scratch:
@@ -294,8 +286,5 @@ def describe(directory: Path) -> ArtifactRef:
 
 def _leave_cpus_to_the_server(server_pid: int | None) -> None:
     """Run on the CPUs that the server does not have, where there are any: the client's work must not be the server's latency."""
-    if server_pid is None:
-        return
-    ours, theirs = os.sched_getaffinity(0), os.sched_getaffinity(server_pid)
-    if ours - theirs:
-        os.sched_setaffinity(0, ours - theirs)
+    if server_pid is not None:
+        os.sched_setaffinity(0, cpu_limit.client_cpus(tuple(os.sched_getaffinity(server_pid))))

@@ -17,9 +17,13 @@ __all__ = ["ChildExit", "Ending", "Limits", "child_environment", "end_all", "run
 _MAX_EVENT_BYTES = 64 * 1024
 
 
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "NO_PROXY")
+"""Environment variables that children inherit; a list of those, so that nobody's token reaches a model's code."""
+
+
 def child_environment() -> dict[str, str]:
-    """The environment for a step: ours, without what would lead another interpreter to our packages, and with telemetry off."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON") and name != "VIRTUAL_ENV"}
+    """The environment for a step: what programs need to run at all, and telemetry off."""
+    ours = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     return {**ours, "ORT_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
 
 

@@ -7,7 +7,6 @@ limits, the sidecar server, and cleaning up after Ctrl-C.
 from __future__ import annotations
 
 import dataclasses
-import os
 import shlex
 import shutil
 import sys
@@ -34,8 +33,8 @@ from burnish.api.v1alpha1 import status as api
 from burnish.api.v1alpha1.optimized_model import OptimizedModel, Target
 from burnish.errors import BurnishError, ExitCode, Reason
 from burnish.pipeline import machine, publish, repository, status
-from burnish.pipeline.confined_process import ChildExit, Ending, Limits
-from burnish.pipeline.processes import run_child
+from burnish.pipeline.confined_process import ChildExit, Limits
+from burnish.pipeline.processes import child_environment, run_child
 from burnish.pipeline.progress import Event
 from burnish.pipeline.server import TritonServer
 from burnish.pipeline.workdir import WorkDir
@@ -47,9 +46,6 @@ from burnish.toolchains import environments
 SERVER_START_SECONDS = 120.0
 MAX_ATTEMPTS = 2
 """Of a target whose build was superseded by a concurrent run: the second attempt finds the winner's and measures it."""
-
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR")
-"""Environment variables that steps inherit; in a list, so that nobody's token reaches a model's code."""
 
 BUILD_STEPS = (StepName.stage, StepName.export, StepName.compress, StepName.build, StepName.measure, StepName.publish)
 MEASURE_STEPS = (StepName.stage, StepName.measure, StepName.publish)
@@ -333,12 +329,12 @@ def interrupted(model: OptimizedModel) -> OptimizedModel:
 
 def _explain(work: WorkDir, step: StepName, exited: ChildExit, options: Options) -> BurnishError | None:
     """Why a step's process ended, None if well."""
-    if exited.ending is Ending.OutOfMemory:
+    if exited.out_of_memory:
         return BurnishError(
             Reason.OutOfMemory,
             f"{step.value} used {exited.peak_memory_bytes / 2**30:.1f} GiB, more than its limit of {options.step_memory_bytes / 2**30:.1f} GiB; raise --step-memory",
         )
-    if exited.ending is Ending.Deadline:
+    if exited.deadline_exceeded:
         return BurnishError(
             Reason.DeadlineExceeded, f"{step.value} was ended when the time for all steps was over; raise it", field="spec.jobs.deadline"
         )
@@ -353,12 +349,6 @@ def _explain(work: WorkDir, step: StepName, exited: ChildExit, options: Options)
             f"{step.value} was ended by signal {exited.signal} from outside (the kernel's out-of-memory killer sends 9); its log is {work.log(step)}",
         )
     return BurnishError(Reason.InternalError, f"{step.value} ended with exit code {exited.code} and left no reason; its log is {work.log(step)}")
-
-
-def child_environment() -> dict[str, str]:
-    """What steps get of our environment: what programs need to run at all, and no credentials."""
-    kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    return kept | {"ORT_DISABLE_TELEMETRY": "1", "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "Agg"}
 
 
 def _leave_reproduce_script(work: WorkDir, step: StepName, arguments: list[str]) -> None:

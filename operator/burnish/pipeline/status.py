@@ -211,7 +211,7 @@ def _candidate(candidate: CandidateBuild, index: MeasurementIndex, judgement: Ju
         size=format_bytes(candidate.artifact.size_bytes) if candidate.artifact else None,
         score=_optional(summary.score.candidate if summary and summary.score else None),
         worst_cosine=_optional(worst if worst is None else max(0.0, worst)),
-        speedup=format_decimal(speedup(index, candidate.name), 2) if summary and (summary.speeds or summary.identical) else None,
+        speedup=f"{speedup(index, candidate.name):.2f}" if summary and (summary.speeds or summary.identical) else None,
     )
 
 
@@ -289,10 +289,10 @@ def _digits(value: Estimate) -> int:
 
 def _speedup(ratio: Estimate, compute: float | None) -> api.SpeedupStatus:
     return api.SpeedupStatus(
-        p50=format_decimal(1 / ratio.estimate, 2),
-        low=format_decimal(1 / ratio.high, 2),
-        high=format_decimal(1 / ratio.low, 2),
-        compute=format_decimal(compute, 2) if compute else None,
+        p50=f"{1 / ratio.estimate:.2f}",
+        low=f"{1 / ratio.high:.2f}",
+        high=f"{1 / ratio.low:.2f}",
+        compute=f"{compute:.2f}" if compute else None,
     )
 
 
