@@ -1,0 +1,184 @@
+"""Decisions over judged candidates: a table of what competes and what becomes of the target."""
+
+from __future__ import annotations
+
+import pytest
+
+from burnish import names
+from burnish.api.job_contract import (
+    ArtifactRef,
+    BuildRecord,
+    CandidateBuild,
+    CandidateSummary,
+    Environment,
+    EquivalenceSummary,
+    Estimate,
+    LatencySummary,
+    MeasurementIndex,
+    ScoreSummary,
+    SideFacts,
+    SpeedSummary,
+    Summary,
+)
+from burnish.api.v1alpha1.optimized_model import Constraints
+from burnish.api.v1alpha1.status import Served, State
+from burnish.errors import Reason
+from burnish.pipeline import verdict
+from burnish.plugins.base import DataType, GraphFacts, HardwareClass, Signature, Tensor
+
+HARDWARE = HardwareClass(architecture="x86-64", vendor="GenuineIntel", isa=("AVX2",))
+LATENCY = LatencySummary(
+    load="single",
+    p50=Estimate(estimate=10, low=9.9, high=10.1),
+    p95=Estimate(estimate=12, low=11, high=13),
+    p99=Estimate(estimate=15, low=13, high=20),
+    throughput_per_second=100,
+    rounds=40,
+    requests=1000,
+)
+
+
+def ref(letter: str) -> ArtifactRef:
+    digest = "sha256:" + letter * 64
+    return ArtifactRef(digest=digest, size_bytes=1000, stored_bytes=900, content_digest=digest)
+
+
+def candidate(ratio: tuple[float, float, float], *, drop: tuple[float, float, float] = (0.0, -0.003, 0.003)) -> CandidateSummary:
+    """A measured candidate: ratio of p50 to the baseline's (low, estimate, high), and its score's drop (estimate, low, high)."""
+    low, estimate, high = ratio
+    return CandidateSummary(
+        latencies=(LATENCY,),
+        speeds=(SpeedSummary(load="single", ratio=Estimate(estimate=estimate, low=low, high=high), rounds=40),),
+        score=ScoreSummary(baseline=0.98, candidate=0.98 - drop[0], drop=drop[0], low=drop[1], high=drop[2], samples=900),
+        equivalence=EquivalenceSummary(cosine=0.999, worst_cosine=0.99, max_absolute_error=0.1, samples=900),
+    )
+
+
+FASTER, FASTEST = candidate((0.48, 0.5, 0.52)), candidate((0.38, 0.4, 0.42))
+SLOWER = candidate((1.2, 1.25, 1.3))
+UNCLEAR = candidate((0.98, 1.02, 1.06))
+WORSE = candidate((0.48, 0.5, 0.52), drop=(0.05, 0.03, 0.07))
+
+IDENTICAL = candidate((1.0, 1.0, 1.0), drop=(0.0, 0.0, 0.0)).model_copy(update={"identical": True})
+
+
+def measured(
+    candidates: dict[str, CandidateSummary], *, unbuilt: tuple[str, ...] = (), not_loaded: tuple[str, ...] = ()
+) -> tuple[MeasurementIndex, BuildRecord]:
+    refs = {name: ref("bcdef"[number]) for number, name in enumerate(candidates)}
+    sides = {names.BASELINE: SideFacts(artifact=ref("a"), loaded=True)}
+    sides |= {name: SideFacts(artifact=refs[name], loaded=name not in not_loaded, message="no such operator") for name in candidates}
+    index = MeasurementIndex(
+        measurement_key="0" * 64,
+        environment=Environment(
+            node="n1",
+            hardware_class=HARDWARE,
+            cpu_model="cpu",
+            cpus=2,
+            kernel="6",
+            memory_bytes=1,
+            triton="local-cpu",
+            versions={},
+            threads=1,
+            cpu_limit="1",
+            cpu_enforcement="affinity",
+            memory_limit="2Gi",
+        ),
+        sides=sides,
+        summary=Summary(baseline_score=0.98, samples=900, baseline_latencies=(LATENCY,), candidates=candidates),
+        rounds={"single": 40},
+        record=ref("9").digest,
+        measured_at="2026-11-23T00:00:00Z",
+        decided_for=Constraints(),
+    )
+    built = [CandidateBuild(name=name, artifact=refs[name]) for name in candidates]
+    built += [CandidateBuild(name=name, reason=Reason.CandidateNotBuildable, message="nothing to do") for name in unbuilt]
+    tensor = Tensor(name="x", data_type=DataType.FP32, shape=(-1, 4))
+    build = BuildRecord(
+        artifact_key="1" * 64,
+        hardware_class=HARDWARE,
+        baseline=ref("a"),
+        candidates=tuple(built),
+        signature=Signature(inputs=(tensor,), outputs=(tensor,)),
+        graph=GraphFacts(opset=18, op_counts={}, weighted_ops={}, parameters=1),
+        source_format="ONNX",
+        created_at="2026-11-23T00:00:00Z",
+    )
+    return index, build
+
+
+def limits(**changes: object) -> Constraints:
+    return Constraints.model_validate({"score": {"maxDrop": "0.01"}} | changes)
+
+
+TABLE = [
+    pytest.param({"a": FASTER}, limits(), (State.Published, Reason.Published, Served.Candidate, "a"), id="one accepted"),
+    pytest.param({"a": FASTER, "b": FASTEST}, limits(), (State.Published, Reason.Published, Served.Candidate, "b"), id="the fastest accepted wins"),
+    pytest.param(
+        {"a": FASTER, "b": WORSE}, limits(), (State.Published, Reason.Published, Served.Candidate, "a"), id="a refused one does not compete"
+    ),
+    pytest.param({"a": WORSE}, limits(), (State.Refused, Reason.ScoreBelowLimit, None, None), id="score refused"),
+    pytest.param({"a": SLOWER}, limits(), (State.Refused, Reason.SlowerThanBaseline, None, None), id="slower refused"),
+    pytest.param({"a": FASTER}, limits(minSpeedup="3"), (State.Refused, Reason.SpeedupBelowLimit, None, None), id="speedup below limit"),
+    pytest.param({"a": FASTER}, limits(equivalence={"minCosine": "0.995"}), (State.Refused, Reason.OutputsDiffer, None, None), id="outputs differ"),
+    pytest.param({"a": UNCLEAR}, limits(), (State.Undecided, Reason.Undecided, None, None), id="undecided is refused by default"),
+    pytest.param({"a": UNCLEAR}, limits(onUndecided="Accept"), (State.Published, Reason.Published, Served.Candidate, "a"), id="undecided accepted"),
+    pytest.param(
+        {"a": UNCLEAR, "b": candidate((1.0, 1.01, 1.02))},
+        limits(onUndecided="Accept"),
+        (State.Published, Reason.Published, Served.Candidate, "b"),
+        id="an accepted one goes before a merely tolerated one",
+    ),
+    pytest.param({"a": WORSE, "b": UNCLEAR}, limits(), (State.Undecided, Reason.Undecided, None, None), id="undecided while one may still win"),
+    pytest.param(
+        {"a": WORSE}, limits(onInfeasible="ServeBaseline"), (State.Published, Reason.BaselineServed, Served.Baseline, None), id="baseline served"
+    ),
+    pytest.param(
+        {"a": WORSE},
+        limits(onInfeasible="ServeBaseline", latency=[{"load": "single", "percentile": "P50", "max": "5ms"}]),
+        (State.Refused, Reason.LatencyAboveLimit, None, None),
+        id="a baseline that breaks an absolute limit is not served",
+    ),
+    pytest.param({}, Constraints(), (State.Published, Reason.Published, Served.Baseline, None), id="convert only"),
+    pytest.param(
+        {},
+        Constraints.model_validate({"latency": [{"load": "single", "percentile": "P50", "max": "5ms"}]}),
+        (State.Refused, Reason.LatencyAboveLimit, None, None),
+        id="convert only, too slow",
+    ),
+    pytest.param({"a": IDENTICAL}, limits(), (State.Published, Reason.Published, Served.Candidate, "a"), id="identical"),
+]
+
+
+@pytest.mark.parametrize(("candidates", "constraints", "expected"), TABLE)
+def test_decide_follows_the_table(candidates: dict[str, CandidateSummary], constraints: Constraints, expected: tuple[object, ...]) -> None:
+    decision = verdict.decide(*measured(candidates), constraints)
+    assert (decision.state, decision.reason, decision.served, decision.winner) == expected
+    assert decision.message
+
+
+def test_decide_names_every_loser_and_its_reason() -> None:
+    index, build = measured({"static": WORSE, "dynamic": SLOWER, "broken": CandidateSummary()}, unbuilt=("half",), not_loaded=("broken",))
+    decision = verdict.decide(index, build, limits())
+    assert decision.state is State.Refused
+    for name, words in {"static": "Accuracy|score", "dynamic": "p50", "broken": "no such operator", "half": "nothing to do"}.items():
+        assert f"{name}: " in decision.message, words
+    assert decision.judgements["broken"].reason is Reason.CandidateNotLoadable
+
+
+def test_decide_without_any_buildable_candidate_says_so() -> None:
+    decision = verdict.decide(*measured({}, unbuilt=("static",)), limits())
+    assert (decision.state, decision.reason) == (State.Refused, Reason.NoCandidate)
+    assert "nothing to do" in decision.message
+
+
+def test_wants_more_only_where_a_changed_limit_makes_speed_undecided() -> None:
+    index, build = measured({"a": FASTER})
+    assert not verdict.wants_more(index, build, index.decided_for), "the same limits: the answer is known"
+    assert not verdict.wants_more(index, build, Constraints(max_slowdown_percent=10)), "decided by the record"
+    assert verdict.wants_more(index, build, Constraints(min_speedup="2.0")), "2.0 lies inside the interval: more rounds may tell"
+
+
+def test_wants_more_never_repeats_what_stayed_undecided() -> None:
+    index, build = measured({"a": UNCLEAR})
+    assert not verdict.wants_more(index, build, Constraints(max_slowdown_percent=4)), "was undecided at its budget's end, and still is"
