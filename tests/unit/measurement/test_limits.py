@@ -212,7 +212,7 @@ def test_best_candidate_is_the_fastest_accepted_one() -> None:
 
 def test_messages_carry_no_more_digits_than_the_interval() -> None:
     assert "0.45 (0.40 to 0.50)" in judge(summary((0.40012, 0.50034))).limits[0].message
-    assert "0.4002 (0.4000 to 0.4004)" in judge(summary((0.39999, 0.40041))).limits[0].message
+    assert "0.40020 (0.39999 to 0.40041)" in judge(summary((0.3999912, 0.4004134))).limits[0].message
 
 
 def test_smallest_decidable_drop_is_the_rule_of_three() -> None:
