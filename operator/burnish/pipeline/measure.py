@@ -62,11 +62,12 @@ def run(work: WorkDir, *, url: str, server_pid: int | None, cpu_enforcement: str
     Raises:
         BurnishError: BaselineNotLoadable, BaselineFailed, ServerLost, ServerNotReady.
     """
+    facts = machine.facts()  # before this process leaves CPUs to the server
     _leave_cpus_to_the_server(server_pid)
     request = work.load_request()
     build, folder = _build_record(work, request)
     measurement = _Measurement(work, request, build, folder, TritonClient(url), server_pid)
-    record = measurement.run(cpu_enforcement)
+    record = measurement.run(facts, cpu_enforcement)
     return MeasureStepRecord(build=build, measurement=record)
 
 
@@ -86,7 +87,7 @@ class _Measurement:
         self.failed: dict[str, str] = {}
         self.not_loaded: dict[str, str] = {}
 
-    def run(self, cpu_enforcement: str) -> MeasurementRecord:
+    def run(self, facts: machine.MachineFacts, cpu_enforcement: str) -> MeasurementRecord:
         self._check_loaded()
         for name in self._alive():
             self._attempt(name, self._check_golden)
@@ -103,7 +104,7 @@ class _Measurement:
                 hardware_class=self.request.hardware_class,
                 image=self.request.serving_image,
             ),
-            environment=self._environment(cpu_enforcement),
+            environment=self._environment(facts, cpu_enforcement),
             sides=sides,
             loads=tuple(loads),
             evaluated=found.evaluated,
@@ -224,8 +225,8 @@ class _Measurement:
             artifact=self.refs[name], loaded=name not in self.not_loaded, message=message, failed=name in self.failed, peak_memory_bytes=peak
         )
 
-    def _environment(self, cpu_enforcement: str) -> Environment:
-        image, resources, facts = images.image(self.request.serving_image), self.request.target.resources, machine.facts()
+    def _environment(self, facts: machine.MachineFacts, cpu_enforcement: str) -> Environment:
+        image, resources = images.image(self.request.serving_image), self.request.target.resources
         return Environment(
             node=facts.node,
             hardware_class=self.request.hardware_class,
