@@ -7,6 +7,7 @@ error, because nothing can be compared.
 from __future__ import annotations
 
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ from burnish.api.v1alpha1.optimized_model import Load
 from burnish.errors import BurnishError, Reason
 from burnish.measurement import equivalence, limits, rounds, summary
 from burnish.measurement.client import ModelError, ServerUnreachableError, TritonClient
+from burnish.measurement.statistics import paired_ratio
 from burnish.pipeline import cpu_limit, lookup, machine, samples, server
 from burnish.pipeline.datasets import overlap
 from burnish.pipeline.evaluation import Evaluation, evaluate
@@ -47,6 +49,8 @@ from burnish.store.store import open_store
 READY_SECONDS = 120.0
 FIRST_LOAD_SHARE = 0.6
 """Of the time for all rounds, where there are several load points: speed is judged on the first."""
+ESTIMATE_EVERY = 5
+"""Rounds between two looks of the progress display at the intervals."""
 REQUESTS = 16
 """Different requests that a load point cycles through."""
 
@@ -188,16 +192,8 @@ class _Measurement:
         def decided(trace: LoadTrace) -> bool:
             return limits.is_decided([*before, trace], candidates, self.request.constraints)
 
-        started = time.monotonic()
-        budget = deadline - started
-
-        def progress(now: rounds.RoundProgress) -> None:
-            base = now.medians_ms[names.BASELINE]
-            ratios = ", ".join(f"{name} {base / now.medians_ms[name]:.2f}x" for name in candidates if name in now.medians_ms)
-            done = max(now.rounds / 40 if now.rounds <= 40 else 1.0, 1 - now.seconds_left / budget if budget > 0 else 1.0)
-            emit(f"{load.name}: round {now.rounds}, baseline {base:.2f} ms{'; this round: ' if ratios else ''}{ratios}", done=min(1.0, done))
-
-        found = rounds.measure_load(self.client, load, prepared, decided=decided, deadline=deadline, void=self._throttling(), progress=progress)
+        progress = _Progress(candidates, deadline)
+        found = rounds.measure_load(self.client, load, prepared, decided=decided, deadline=deadline, void=self._throttling(), progress=progress.show)
         for name, message in found.failed.items():
             self._drop(name, message)
         emit(f"{load.name}: {found.trace.rounds} rounds, ended by {found.trace.ended}")
@@ -252,6 +248,30 @@ class _Measurement:
         )
         emit(message, warning=True)
         return (Warned(reason=Reason.SamplesOverlap, message=message),)
+
+
+class _Progress:
+    """Shows how the estimates narrow while rounds go on."""
+
+    def __init__(self, candidates: Sequence[str], deadline: float) -> None:
+        self.candidates, self.started, self.deadline = candidates, time.monotonic(), deadline
+        self.medians_ms: dict[str, list[float]] = {}
+        self.estimates = ""
+
+    def show(self, now: rounds.RoundProgress) -> None:
+        """Tell about one more round; the intervals are worked out anew every few rounds."""
+        for name, median in now.medians_ms.items():
+            self.medians_ms.setdefault(name, []).append(median)
+        if now.rounds % ESTIMATE_EVERY == 0:
+            self.estimates = "".join(f", {name} {self._speedup(name)}" for name in self.candidates if name in now.medians_ms)
+        baseline_ms = statistics.median(self.medians_ms[names.BASELINE])
+        planned = min(1.0, now.rounds / rounds.Schedule.first_look)
+        spent = 1 - now.seconds_left / max(1e-9, self.deadline - self.started)
+        emit(f"{now.load}: round {now.rounds}, baseline {baseline_ms:.2f} ms{self.estimates}", done=max(planned * 0.95, min(1.0, spent)))
+
+    def _speedup(self, name: str) -> str:
+        found = paired_ratio(self.medians_ms[names.BASELINE], self.medians_ms[name])
+        return f"{found.estimate:.2f}x ({found.low:.2f} to {found.high:.2f})"
 
 
 def _build_record(work: WorkDir, request: PipelineRequest) -> tuple[BuildRecord, Path]:

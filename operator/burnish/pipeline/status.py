@@ -195,11 +195,8 @@ def _candidate(candidate: CandidateBuild, index: MeasurementIndex, judgement: Ju
         return api.CandidateStatus(
             name=candidate.name, reason=candidate.reason or Reason.CandidateNotBuildable, message=candidate.message[:MESSAGE_LENGTH]
         )
-    failed = [limit for limit in judgement.limits if limit.verdict is not Verdict.Accepted]
-    if failed:
-        reason, message = failed[0].reason, "; ".join(limit.message for limit in failed)
-        if judgement.verdict is Verdict.Undecided:
-            reason = Reason.Undecided
+    if judgement.verdict is not Verdict.Accepted:
+        reason, message = judgement.reason, judgement.message
     else:
         reason, message = Reason.LimitsHeld, "served" if candidate.name == decision.winner else f"accepted, but {decision.winner} is faster"
     worst = summary.equivalence.worst_cosine if summary and summary.equivalence else None

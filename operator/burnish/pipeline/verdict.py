@@ -73,13 +73,12 @@ def wants_more(index: MeasurementIndex, build: BuildRecord, constraints: Constra
 def _serve_baseline(baseline: Judgement, reason: Reason, message: str, constraints: Constraints, judgements: dict[str, Judgement]) -> Decision:
     if limits.is_acceptable(baseline.verdict, constraints.on_undecided):
         return Decision(State.Published, reason, message, Served.Baseline, None, judgements)
-    failed = next(limit for limit in baseline.limits if limit.verdict is not Verdict.Accepted)
     state = State.Undecided if baseline.verdict is Verdict.Undecided else State.Refused
-    return Decision(state, failed.reason, f"the baseline itself does not hold the limits: {failed.message}", None, None, judgements)
+    return Decision(state, baseline.reason, f"the baseline itself does not hold the limits: {baseline.message}", None, None, judgements)
 
 
 def _why_not(build: BuildRecord, judgements: dict[str, Judgement]) -> tuple[Reason, str]:
-    """The reason of the candidate that came furthest, and one line for all."""
+    """The first candidate's reason, or Undecided where one may still hold; and what is wrong with each, in one line."""
     parts: list[str] = []
     reasons: list[Reason] = []
     for candidate in build.candidates:
@@ -87,10 +86,8 @@ def _why_not(build: BuildRecord, judgements: dict[str, Judgement]) -> tuple[Reas
         if judgement is None:
             parts.append(f"{candidate.name}: {candidate.message}")
             continue
-        failed = next(limit for limit in judgement.limits if limit.verdict is not Verdict.Accepted)
-        worst = next((limit for limit in judgement.limits if limit.verdict is Verdict.Refused), failed)
-        parts.append(f"{candidate.name}: {worst.message}")
-        reasons.append(worst.reason if judgement.verdict is Verdict.Refused else Reason.Undecided)
+        parts.append(f"{candidate.name}: {judgement.message}")
+        reasons.append(judgement.reason)
     if Reason.Undecided in reasons:
         return Reason.Undecided, "; ".join(parts)
     return (reasons[0] if reasons else Reason.NoCandidate), "; ".join(parts)

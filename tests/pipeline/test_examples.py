@@ -1,0 +1,66 @@
+"""The examples with data from packages: each is run as the README says, and judged by kinds of reasons, not by which limit struck.
+
+`make examples` makes their data. What INT8 does to them depends on the CPU, so no winner is pinned.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+VERDICTS = {"ScoreBelowLimit", "OutputsDiffer", "SlowerThanBaseline", "SpeedupBelowLimit", "Undecided", "LimitsHeld"}
+
+
+def run_example(name: str, tmp_path: Path) -> tuple[int, dict[str, Any], str]:
+    """Exit code, object and report of one example."""
+    report = tmp_path / "report.html"
+    command = [sys.executable, "-m", "burnish.cli", "run", f"examples/{name}.yaml", "-o", "json", "--store", str(tmp_path / "store"), "--report", str(report)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    assert "Traceback" not in done.stderr, done.stderr[-2000:]
+    return done.returncode, json.loads(done.stdout), report.read_text()
+
+
+def check_evidence(target: dict[str, Any], report: str) -> None:
+    """Every candidate stands in status and report, with its numbers and a reason."""
+    assert {c["name"] for c in target["candidates"]} == {"static", "dynamic", "static-ends"}
+    for candidate in target["candidates"]:
+        assert candidate["reason"] in VERDICTS, candidate
+        assert candidate["message"]
+        assert float(candidate["speedup"]) > 0
+        assert 0 <= float(candidate["score"]) <= 1
+        assert candidate["name"] in report
+    assert target["baseline"]["score"] == "1", "agreement with itself"
+
+
+@pytest.mark.long
+def test_ocr_refuses_every_candidate_and_serves_the_baseline(tmp_path: Path) -> None:
+    code, found, report = run_example("ocr", tmp_path)
+    (target,) = found["status"]["targets"]
+    check_evidence(target, report)
+    assert code == 0
+    assert target["state"] == "Published"
+    assert target["reason"] == "BaselineServed"
+    assert target["artifact"]["served"] == "Baseline"
+    assert target["artifact"]["digest"] == target["baseline"]["digest"]
+    assert all(c["verdict"] in ("Refused", "Undecided") for c in target["candidates"])
+    assert any(c["reason"] == "ScoreBelowLimit" for c in target["candidates"]), "INT8 loses whole lines"
+    ready = next(c for c in found["status"]["conditions"] if c["type"] == "Ready")
+    assert (ready["status"], ready["reason"]) == ("True", "BaselineServed")
+
+
+def test_magika_takes_integer_inputs_and_judges_agreement(tmp_path: Path) -> None:
+    code, found, report = run_example("magika", tmp_path)
+    (target,) = found["status"]["targets"]
+    check_evidence(target, report)
+    assert code == 0, target
+    assert target["state"] == "Published"
+    served = target["artifact"]["served"]
+    accepted = [c["name"] for c in target["candidates"] if c["verdict"] == "Accepted"]
+    assert (served == "Candidate") == bool(accepted)
+    assert target["artifact"].get("candidate") in (accepted or [None])
