@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from burnish.store.store import Store, open_store
+from burnish.toolchains import environments
 
 
 def cache() -> Path:
     """`$XDG_CACHE_HOME/burnish`, by default `~/.cache/burnish`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burnish"
+    return environments.cache_directory()
 
 
 def default_store() -> str:

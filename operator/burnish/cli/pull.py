@@ -9,7 +9,7 @@ from burnish.api.job_contract import Result
 from burnish.cli import locations
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import card, records
-from burnish.store.artifacts import get_artifact, read_manifest
+from burnish.store.artifacts import get_artifact
 from burnish.store.store import Store
 
 
@@ -28,14 +28,19 @@ def main(options: argparse.Namespace) -> int:
     """Pull; returns the exit code."""
     store = locations.open_from(options)
     digest, result = _find(store, options.artifact)
-    if options.output.exists() and any(options.output.iterdir()):
-        raise BurnishError(Reason.InvalidManifest, f"{options.output} is not empty; name a new directory")
+    _check_free(options.output)
     config = get_artifact(store, digest, options.output)
-    (options.output / "manifest.json").write_bytes(read_manifest(store, digest))
+    (options.output / "manifest.json").write_bytes(store.read_blob(digest))
     (options.output / "CARD.md").write_text(card.render(config, digest, result))
     for path in sorted(p for p in options.output.rglob("*") if p.is_file()):
         print(path)
     return 0
+
+
+def _check_free(directory: Path) -> None:
+    """Pull never writes among other files."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise BurnishError(Reason.InvalidManifest, f"{directory} is not an empty directory; name a new one", field="--output")
 
 
 def _find(store: Store, reference: str) -> tuple[str, Result | None]:

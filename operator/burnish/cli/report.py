@@ -80,6 +80,9 @@ def render(store: str, namespace: str, result: str, path: Path) -> None:
         "--output",
         str(path.resolve()),
     ]
-    done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    try:
+        done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise BurnishError(Reason.DeadlineExceeded, f"the report was not ready after {TIMEOUT_S} s; try again with `burnish report`") from error
     if done.returncode:
         raise BurnishError(Reason.InternalError, f"the report could not be rendered: {done.stderr.strip()[-500:]}")

@@ -16,7 +16,7 @@ from burnish.api.scalars import quantity_bytes
 from burnish.api.v1alpha1.optimized_model import OptimizedModel
 from burnish.cli import keep_serving, locations, output, report
 from burnish.cli.display import display
-from burnish.errors import BurnishError, ExitCode
+from burnish.errors import BurnishError, ExitCode, Reason
 from burnish.pipeline import machine, runner
 
 DESCRIPTION = """Fetch, convert and compress the model of a manifest, measure every candidate against the uncompressed
@@ -47,25 +47,40 @@ def main(options: argparse.Namespace) -> int:
         print(f"burnish: {error.reason.value}: {error}", file=sys.stderr)
         output.print_unreadable(options.manifest, error, options.output)
         return error.exit_code
-    work = _work_directory(options.work, model.metadata.name)
+    try:
+        work = _work_directory(options.work, model.metadata.name)
+    except BurnishError as error:
+        print(f"burnish: {error.reason.value}: {error}", file=sys.stderr)
+        return _tell(runner.not_run(model, error), options, None)
     keep = options.work is not None
     try:
-        settings = runner.Options(store=options.store, work=work, step_memory_bytes=memory)
-        with display(sys.stderr) as listener:
-            outcome = runner.run(model, options.manifest.resolve().parent, settings, listener)
+        outcome = _run(model, options, work, memory)
         keep = keep or outcome.exit_code == ExitCode.FAILED
-        written = report.write_all(outcome, options.store, options.report)
-        output.print_object(outcome.model, options.output)
-        output.print_places(outcome.model, written, work if keep else None)
-        if options.keep_serving and outcome.exit_code == ExitCode.OK:
+        code = _tell(outcome, options, work if keep else None)
+        if options.keep_serving and code == ExitCode.OK:
             keep_serving.serve(outcome, options.store, work, options.port)
-        return outcome.exit_code
-    except KeyboardInterrupt:
-        _interrupted(model, options.output)
-        return ExitCode.INTERRUPTED
+        return code
     finally:
         if not keep:
             shutil.rmtree(work, ignore_errors=True)
+
+
+def _run(model: OptimizedModel, options: argparse.Namespace, work: Path, memory: int) -> runner.Outcome:
+    settings = runner.Options(store=options.store, work=work, step_memory_bytes=memory)
+    try:
+        with display(sys.stderr) as listener:
+            return runner.run(model, options.manifest.resolve().parent, settings, listener)
+    except KeyboardInterrupt:
+        print("burnish: interrupted; nothing is left running", file=sys.stderr)
+        return runner.interrupted(model)
+
+
+def _tell(outcome: runner.Outcome, options: argparse.Namespace, work: Path | None) -> ExitCode:
+    """The object first: who waits for the verdict need not wait for the plots. Returns the exit code."""
+    output.print_object(outcome.model, options.output)
+    sys.stdout.flush()
+    output.print_places(outcome.model, report.write_all(outcome, options.store, options.report), work)
+    return outcome.exit_code
 
 
 def step_memory(text: str | None) -> int:
@@ -79,17 +94,17 @@ def step_memory(text: str | None) -> int:
 
 
 def _work_directory(wanted: Path | None, name: str) -> Path:
-    if wanted is not None:
-        wanted.mkdir(parents=True, exist_ok=True)
-        return wanted.resolve()
-    runs = locations.cache() / "runs"
-    runs.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=runs))
-
-
-def _interrupted(model: OptimizedModel, form: str) -> None:
-    print("burnish: interrupted; nothing is left running", file=sys.stderr)
-    output.print_object(runner.interrupted(model), form)
+    try:
+        if wanted is not None:
+            wanted.mkdir(parents=True, exist_ok=True)
+            return wanted.resolve()
+        runs = locations.cache() / "runs"
+        runs.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=runs))
+    except OSError as error:
+        raise BurnishError(
+            Reason.InvalidManifest, f"can't make a work directory: {error}; name one that can be written with --work", field="--work"
+        ) from error
 
 
 def _as_interrupt(number: int, frame: FrameType | None) -> None:

@@ -6,18 +6,18 @@ limits, the sidecar server, and cleaning up after Ctrl-C.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import shlex
+import errno
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, cast
 
 from burnish.api.job_contract import (
-    Failure,
     PassEntryJson,
     PipelineRequest,
     Plan,
@@ -32,18 +32,17 @@ from burnish.api.scalars import duration_seconds
 from burnish.api.v1alpha1 import status as api
 from burnish.api.v1alpha1.optimized_model import OptimizedModel, Target
 from burnish.errors import BurnishError, ExitCode, Reason
-from burnish.pipeline import machine, publish, repository, status
-from burnish.pipeline.confined_process import ChildExit, Limits
-from burnish.pipeline.processes import child_environment, run_child
+from burnish.pipeline import machine, publish, status
+from burnish.pipeline.confined_process import Limits
 from burnish.pipeline.progress import Event
-from burnish.pipeline.server import TritonServer
+from burnish.pipeline.sidecar import measuring_server
+from burnish.pipeline.step_process import StepError, run_step
 from burnish.pipeline.workdir import WorkDir
 from burnish.plugins import registry
 from burnish.serving import images
 from burnish.store.store import open_store
 from burnish.toolchains import environments
 
-SERVER_START_SECONDS = 120.0
 MAX_ATTEMPTS = 2
 """Of a target whose build was superseded by a concurrent run: the second attempt finds the winner's and measures it."""
 
@@ -90,14 +89,6 @@ class Outcome:
     """Target -> what publish left."""
 
 
-class StepError(BurnishError):
-    """A step ended without a record."""
-
-    def __init__(self, step: StepName, error: BurnishError) -> None:
-        super().__init__(error.reason, error.message, field=error.field)
-        self.step = step
-
-
 def run(model: OptimizedModel, base: Path, options: Options, listener: Listener) -> Outcome:
     """Run the whole pipeline of one manifest.
 
@@ -122,7 +113,8 @@ class _Run:
         targets: list[api.TargetStatus] = []
         exit_code = ExitCode.OK
         try:
-            self.resolved = self._resolve()
+            with _disk_errors():
+                self.resolved = self._resolve()
         except BurnishError as error:
             self._note(error, None)
             targets = [status.failed_target(t.name, error) for t in self.model.spec.targets]
@@ -137,7 +129,8 @@ class _Run:
     def _target(self, target: Target) -> tuple[api.TargetStatus, ExitCode]:
         plan = self._plan_of(target)
         try:
-            result = self._result(target, plan)
+            with _disk_errors():
+                result = self._result(target, plan)
         except BurnishError as error:
             self._note(error, target.name)
             return status.failed_target(target.name, error, plan), error.exit_code
@@ -191,7 +184,7 @@ class _Run:
         )
         work = WorkDir(_fresh(self.options.work / "resolve"))
         work.save_request(request)
-        self._step(work, "", StepName.resolve, deadline=time.monotonic() + duration_seconds(spec.jobs.deadline))
+        self._step(work, "", StepName.resolve, time.monotonic() + duration_seconds(spec.jobs.deadline))
         return work.load(StepName.resolve, ResolveRecord)
 
     def _plan_of(self, target: Target) -> TargetPlan:
@@ -227,66 +220,50 @@ class _Run:
         deadline = time.monotonic() + duration_seconds(spec.jobs.deadline)
         for step in steps:
             if step is StepName.measure:
-                self._measure(work, target, plan, deadline)
+                self._measure(work, target, deadline)
             else:
-                self._step(work, target.name, step, deadline=deadline)
+                self._step(work, target.name, step, deadline)
         return work.load(StepName.publish, Result)
 
-    def _measure(self, work: WorkDir, target: Target, plan: TargetPlan, deadline: float) -> None:
-        """Run the sidecar server around the step, as a Job does."""
-        serving = environments.ensure("triton", self._say(target.name, StepName.measure))
-        folder = work.folder(StepName.measure)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.listener.step_started(target.name, StepName.measure)
-        started = time.monotonic()
-        try:
-            with TritonServer.start(
-                repository.folder(work, plan.plan),
-                toolchain_python=serving.python,
-                resources=target.resources,
-                log=folder / "triton.log",
-                scratch=work.root / "server",
-            ) as server:
-                server.wait_ready(min(SERVER_START_SECONDS, max(1.0, deadline - time.monotonic())))
-                extra = ["--server-url", server.url, "--server-pid", str(server.pid), "--cpu-enforcement", server.enforcement]
-                try:
-                    self._step(work, target.name, StepName.measure, deadline=deadline, extra=extra, quiet=True)
-                except BurnishError:
-                    server.raise_if_ended()  # e.g. OutOfMemory explains a lost connection better than the client can
-                    raise
-        except BurnishError as error:
-            self.listener.step_ended(target.name, StepName.measure, time.monotonic() - started, error)
-            raise StepError(StepName.measure, error) from error
-        self.listener.step_ended(target.name, StepName.measure, time.monotonic() - started, None)
+    def _measure(self, work: WorkDir, target: Target, deadline: float) -> None:
+        """Run the step with the server beside it, as a Job does."""
+        with self._told(target.name, StepName.measure):
+            try:
+                with measuring_server(work, work.load_request(), deadline=deadline, progress=self._say(target.name, StepName.measure)) as server:
+                    reach = ["--server-url", server.url, "--server-pid", str(server.pid), "--cpu-enforcement", server.enforcement]
+                    try:
+                        self._process(work, target.name, StepName.measure, deadline, reach)
+                    except BurnishError:
+                        server.raise_if_ended()  # e.g. OutOfMemory explains a lost connection better than the client can
+                        raise
+            except StepError:
+                raise
+            except BurnishError as error:
+                raise StepError(StepName.measure, error) from error
 
-    def _step(self, work: WorkDir, target: str, step: StepName, *, deadline: float, extra: list[str] | None = None, quiet: bool = False) -> None:
-        """Run one step's process; raises StepError with the step's own reason, or what its end tells."""
-        if not quiet:
-            self.listener.step_started(target, step)
-        started = time.monotonic()
-        error: BurnishError | None = None
+    def _step(self, work: WorkDir, target: str, step: StepName, deadline: float) -> None:
+        with self._told(target, step):
+            self._process(work, target, step, deadline)
+
+    def _process(self, work: WorkDir, target: str, step: StepName, deadline: float, server: Sequence[str] = ()) -> None:
+        command = [str(self._python(work, target, step)), "-m", "burnish.pipeline", step.value, "--work", str(work.root)]
+        if step in STORE_STEPS:
+            command += ["--store", self.options.store, "--namespace", self.model.metadata.namespace]
+        limits = Limits(memory_bytes=self.options.step_memory_bytes, deadline_s=max(1.0, deadline - time.monotonic()))
+        run_step(work, step, command, server=server, limits=limits, on_event=lambda event: self.listener.event(target, step, cast(Event, event)))
+
+    @contextlib.contextmanager
+    def _told(self, target: str, step: StepName) -> Iterator[None]:
+        """Tell the listener of a step's start and end."""
+        self.listener.step_started(target, step)
+        started, error = time.monotonic(), None
         try:
-            arguments = [str(self._python(work, target, step)), "-m", "burnish.pipeline", step.value, "--work", str(work.root)]
-            if step in STORE_STEPS:
-                arguments += ["--store", self.options.store, "--namespace", self.model.metadata.namespace]
-            arguments += extra or []
-            work.folder(step).mkdir(parents=True, exist_ok=True)
-            limits = Limits(memory_bytes=self.options.step_memory_bytes, deadline_s=max(1.0, deadline - time.monotonic()))
-            exited = run_child(
-                arguments,
-                env=child_environment(),
-                cwd=work.root,
-                limits=limits,
-                log=work.log(step),
-                on_event=lambda event: self.listener.event(target, step, cast(Event, event)),
-            )
-            error = _explain(work, step, exited, self.options)
-            if error is not None:
-                _leave_reproduce_script(work, step, arguments)
-                raise StepError(step, error)
+            yield
+        except BurnishError as found:
+            error = found
+            raise
         finally:
-            if not quiet:
-                self.listener.step_ended(target, step, time.monotonic() - started, error)
+            self.listener.step_ended(target, step, time.monotonic() - started, error)
 
     def _python(self, work: WorkDir, target: str, step: StepName) -> Path:
         """The interpreter of the step's toolchain; light steps run in our own."""
@@ -318,51 +295,37 @@ class _Run:
         return self.model.model_copy(update={"status": found})
 
 
-def interrupted(model: OptimizedModel) -> OptimizedModel:
-    """The object of a run that Ctrl-C ended."""
-    error = BurnishError(Reason.Interrupted, "the run was interrupted; run again to go on, finished downloads are kept")
+def interrupted(model: OptimizedModel) -> Outcome:
+    """What a run that Ctrl-C ended comes to."""
+    return not_run(model, BurnishError(Reason.Interrupted, "the run was interrupted; run again to go on, finished downloads are kept"))
+
+
+def not_run(model: OptimizedModel, error: BurnishError) -> Outcome:
+    """What a run comes to that could not start, or not go on."""
     targets = [status.failed_target(t.name, error) for t in model.spec.targets]
-    failure = status.last_failure(error.reason, error.message, now=_now())
+    failure = status.last_failure(error.reason, str(error), now=_now())
     found = status.overall(targets, resolved=None, source_format=None, failure=failure, warnings=(), generation=model.metadata.generation, now=_now())
-    return model.model_copy(update={"status": found})
+    code = ExitCode.INTERRUPTED if error.reason is Reason.Interrupted else error.exit_code
+    return Outcome(model.model_copy(update={"status": found}), code, {})
 
 
-def _explain(work: WorkDir, step: StepName, exited: ChildExit, options: Options) -> BurnishError | None:
-    """Why a step's process ended, None if well."""
-    if exited.out_of_memory:
-        return BurnishError(
-            Reason.OutOfMemory,
-            f"{step.value} used {exited.peak_memory_bytes / 2**30:.1f} GiB, more than its limit of {options.step_memory_bytes / 2**30:.1f} GiB; raise --step-memory",
-        )
-    if exited.deadline_exceeded:
-        return BurnishError(
-            Reason.DeadlineExceeded, f"{step.value} was ended when the time for all steps was over; raise it", field="spec.jobs.deadline"
-        )
-    if exited.code == 0:
-        return None
-    failure: Failure | None = work.load_failure(step)
-    if failure is not None:
-        return BurnishError(failure.reason, failure.message, field=failure.field)
-    if exited.signal is not None:
-        return BurnishError(
-            Reason.StepKilled,
-            f"{step.value} was ended by signal {exited.signal} from outside (the kernel's out-of-memory killer sends 9); its log is {work.log(step)}",
-        )
-    return BurnishError(Reason.InternalError, f"{step.value} ended with exit code {exited.code} and left no reason; its log is {work.log(step)}")
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Requests and logs are files too: a full disk under them is told as it is by the steps.
+
+    Raises:
+        BurnishError: DiskFull.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise BurnishError(Reason.DiskFull, _DISK_FULL) from error
 
 
-def _leave_reproduce_script(work: WorkDir, step: StepName, arguments: list[str]) -> None:
-    """A failed step can be repeated alone, with a debugger if need be."""
-    script = work.folder(step) / "reproduce.sh"
-    lines = [
-        "#!/bin/sh",
-        f"# Repeats step {step.value} of this work directory.",
-        f"cd {shlex.quote(str(work.root))} || exit",
-        f"exec {shlex.join(arguments)}",
-        "",
-    ]
-    script.write_text("\n".join(lines))
-    script.chmod(0o755)
+_RECORD_BYTES = 64 * 1024
+_DISK_FULL = "no room left in the work directory; free some, or choose another with --work"
 
 
 def _fresh(directory: Path) -> Path:

@@ -252,7 +252,7 @@ def _measurements(index: MeasurementIndex, candidate: str | None, judgement: Jud
     found = []
     for number, latency in enumerate(index.summary.baseline_latencies):
         speed = speeds.get(latency.load)
-        prefixes = (f"latency.{latency.load}.", *(("maxSlowdownPercent", "minSpeedup") if number == 0 else ()))
+        prefixes = (f"latency[{latency.load}].", *(("maxSlowdownPercent", "minSpeedup") if number == 0 else ()))
         found.append(
             api.MeasurementStatus(
                 name=latency.load,
