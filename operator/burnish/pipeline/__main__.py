@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
+import time
 import traceback
 from pathlib import Path
 
 from burnish.api.job_contract import Failure, Record, ResolveRequest, StepName
 from burnish.errors import BurnishError, Reason, StepExit
 from burnish.pipeline.progress import emit
+from burnish.pipeline.sidecar import START_SECONDS, measuring_server
 from burnish.pipeline.workdir import WorkDir
 
 
@@ -25,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, required=True, help="work directory of one target")
     parser.add_argument("--store", help="artifact store (resolve, stage, publish)")
     parser.add_argument("--namespace", default="default", help="whose part of the store")
-    parser.add_argument("--server-url", help="Triton's HTTP endpoint (measure)")
+    parser.add_argument("--server-url", help="Triton's HTTP endpoint (measure); default: start one")
     parser.add_argument("--server-pid", type=int, help="Triton's process where it can be seen (measure)")
     parser.add_argument("--cpu-enforcement", default="container", help="how the server is held to its CPU limit (measure)")
     options = parser.parse_args(arguments)
@@ -71,7 +73,10 @@ def _run(step: StepName, work: WorkDir, options: argparse.Namespace) -> Record:
     if step is StepName.measure:
         from burnish.pipeline import measure
 
-        return measure.run(work, url=options.server_url, server_pid=options.server_pid, cpu_enforcement=options.cpu_enforcement)
+        if options.server_url is not None:
+            return measure.run(work, url=options.server_url, server_pid=options.server_pid, cpu_enforcement=options.cpu_enforcement)
+        with measuring_server(work, work.load_request(), deadline=time.monotonic() + START_SECONDS, progress=emit) as server:
+            return measure.run(work, url=server.url, server_pid=server.pid, cpu_enforcement=server.enforcement)
     from burnish.pipeline import publish, resolve, stage
     from burnish.store.store import open_store
 

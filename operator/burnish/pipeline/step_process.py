@@ -1,0 +1,81 @@
+"""One step as a child process: started with its limits, and its end turned into a reason that the user can act on."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from burnish.api.job_contract import Failure, StepName
+from burnish.errors import BurnishError, Reason
+from burnish.pipeline.confined_process import ChildExit, Limits
+from burnish.pipeline.processes import child_environment, run_child
+from burnish.pipeline.workdir import WorkDir
+
+
+class StepError(BurnishError):
+    """A step ended without a record."""
+
+    def __init__(self, step: StepName, error: BurnishError) -> None:
+        super().__init__(error.reason, error.message, field=error.field)
+        self.step = step
+
+
+def run_step(
+    work: WorkDir, step: StepName, command: Sequence[str], *, server: Sequence[str] = (), limits: Limits, on_event: Callable[[dict[str, Any]], None]
+) -> None:
+    """Run a step to its end; it leaves its record, or a script that repeats its failure.
+
+    Args:
+        work: the work directory.
+        step: which step.
+        command: what repeats it from this work directory alone.
+        server: further arguments that only hold now: how to reach the server beside it.
+        limits: memory and time.
+        on_event: gets the step's news.
+
+    Raises:
+        StepError: with the step's own reason, or what its end tells: OutOfMemory, DeadlineExceeded, StepKilled, InternalError.
+    """
+    work.folder(step).mkdir(parents=True, exist_ok=True)
+    exited = run_child([*command, *server], env=child_environment(), cwd=work.root, limits=limits, log=work.log(step), on_event=on_event)
+    error = explain(work, step, exited, limits)
+    if error is not None:
+        _leave_reproduce_script(work, step, command)
+        raise StepError(step, error)
+
+
+def explain(work: WorkDir, step: StepName, exited: ChildExit, limits: Limits) -> BurnishError | None:
+    """Why a step's process ended; None if well."""
+    if exited.out_of_memory:
+        used, allowed = exited.peak_memory_bytes / 2**30, (limits.memory_bytes or 0) / 2**30
+        return BurnishError(Reason.OutOfMemory, f"{step.value} used {used:.2f} GiB, more than its limit of {allowed:.2f} GiB; raise --step-memory")
+    if exited.deadline_exceeded:
+        return BurnishError(
+            Reason.DeadlineExceeded, f"{step.value} was ended when the time for all steps was over; raise it", field="spec.jobs.deadline"
+        )
+    if exited.code == 0:
+        return None
+    failure: Failure | None = work.load_failure(step)
+    if failure is not None:
+        return BurnishError(failure.reason, failure.message, field=failure.field)
+    if exited.signal is not None:
+        return BurnishError(
+            Reason.StepKilled,
+            f"{step.value} was ended by signal {exited.signal} from outside (the kernel's out-of-memory killer sends 9); its log is {work.log(step)}",
+        )
+    return BurnishError(Reason.InternalError, f"{step.value} ended with exit code {exited.code} and left no reason; its log is {work.log(step)}")
+
+
+def _leave_reproduce_script(work: WorkDir, step: StepName, command: Sequence[str]) -> None:
+    """A failed step can be repeated alone, with a debugger if need be."""
+    script = work.folder(step) / "reproduce.sh"
+    lines = [
+        "#!/bin/sh",
+        f"# Repeats step {step.value} of this work directory.",
+        f"cd {shlex.quote(str(work.root))} || exit",
+        f"exec {shlex.join(command)}",
+        "",
+    ]
+    script.write_text("\n".join(lines))
+    script.chmod(0o755)
