@@ -96,7 +96,7 @@ def _print_table(model: OptimizedModel) -> None:
         if target.artifact:
             console.print(Text(f"  artifact {target.artifact.digest}", style="dim"))
     for condition in status.conditions:
-        if condition.type is api.ConditionType.DataIndependent:
+        if condition.type in (api.ConditionType.DataIndependent, api.ConditionType.DataSufficient):
             console.print(Text(f"warning: {condition.message}", style="yellow"))
 
 

@@ -11,6 +11,7 @@ from burnish.api.job_contract import ExportRecord, PipelineRequest, StageRecord,
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import samples
 from burnish.pipeline.progress import emit
+from burnish.pipeline.status import resolution_warning
 from burnish.pipeline.workdir import WorkDir
 from burnish.plugins import base as plugins
 from burnish.plugins import registry
@@ -37,6 +38,9 @@ def run(work: WorkDir) -> ExportRecord:
     emit(f"{graph.parameters:,} parameters in {sum(graph.op_counts.values())} nodes, opset {graph.opset}")
     data = samples.open_datasets(work, request, signature)
     _check_output(request, signature)
+    warning = resolution_warning(len(data.evaluation or ()), request.constraints)
+    if warning:
+        emit(warning.message, warning=True)  # now, not after everything was measured
     feeds = data.feeds(REFERENCE_SAMPLES)
     for number, (feed, answer) in enumerate(zip(feeds, plugin.reference(source, feeds), strict=True)):
         samples.save_pair(folder / REFERENCE / f"{number}.npz", feed, answer)

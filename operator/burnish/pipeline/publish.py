@@ -57,7 +57,7 @@ def conclude(
 ) -> Result:
     """Judge a filed measurement and mark what is served; also where nothing had to be measured."""
     decision = verdict.decide(index, build, constraints)
-    warnings = [*index.warnings, *filter(None, [status.resolution_warning(index, constraints)])]
+    warnings = [*index.warnings, *filter(None, [status.resolution_warning(index.summary.samples, constraints)])]
     found = status.target_status(target.name, plan, build, index, decision, constraints, uri=store.location)
     result = Result(status=found, build=build, measurement_key=index.measurement_key, constraints=constraints, warnings=tuple(warnings))
     name = records.result_name(model, target.name)

@@ -108,14 +108,14 @@ def timestamp(now: datetime) -> str:
     return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def resolution_warning(index: MeasurementIndex, constraints: Constraints) -> Warned | None:
-    """A maxDrop that not even a perfect candidate could be shown to hold with this many samples."""
-    if constraints.score is None or not index.summary.samples:
+def resolution_warning(samples: int, constraints: Constraints) -> Warned | None:
+    """A maxDrop that not even a perfect candidate could be shown to hold with this many evaluation samples."""
+    if constraints.score is None or not samples:
         return None
-    decidable = smallest_decidable_drop(index.summary.samples)
+    decidable = smallest_decidable_drop(samples)
     if float(constraints.score.max_drop) >= decidable:
         return None
-    message = f"with {index.summary.samples} evaluation samples the smallest drop that can be shown is {decidable:.4f}, above maxDrop {constraints.score.max_drop}; give more samples or a larger limit"
+    message = f"with {samples} evaluation samples the smallest drop that can be shown is {decidable:.4f}, above maxDrop {constraints.score.max_drop}; give more samples or a larger limit"
     return Warned(reason=Reason.LimitBelowResolution, message=message)
 
 
@@ -153,16 +153,15 @@ def _conditions(
     )
     for kind, verdicts, refused in gates:
         if not verdicts:
-            found.append(condition(kind, None, Reason.NoLimits))
+            found.append(condition(kind, None, Reason.NoLimits, "no limit of this kind was judged"))
         elif Verdict.Refused in verdicts:
             found.append(condition(kind, False, refused))
         elif Verdict.Undecided in verdicts:
             found.append(condition(kind, None, Reason.Undecided))
         else:
             found.append(condition(kind, True, Reason.LimitsHeld))
-    overlap = next((w for w in warnings if w.reason is Reason.SamplesOverlap), None)
-    if overlap:
-        found.append(condition(ConditionType.DataIndependent, False, Reason.SamplesOverlap, overlap.message))
+    for kind, reason in ((ConditionType.DataIndependent, Reason.SamplesOverlap), (ConditionType.DataSufficient, Reason.LimitBelowResolution)):
+        found += [condition(kind, False, reason, warning.message) for warning in warnings if warning.reason is reason][:1]
     return found
 
 

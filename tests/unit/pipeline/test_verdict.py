@@ -1,6 +1,8 @@
-"""Decisions over judged candidates: a table of what competes and what becomes of the target."""
+"""Decisions over judged candidates, a table of what competes and what becomes of the target, and the status that tells of it."""
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
 
 import pytest
 
@@ -15,15 +17,18 @@ from burnish.api.job_contract import (
     Estimate,
     LatencySummary,
     MeasurementIndex,
+    Plan,
     ScoreSummary,
     SideFacts,
     SpeedSummary,
     Summary,
+    TargetPlan,
+    Warned,
 )
 from burnish.api.v1alpha1.optimized_model import Constraints
-from burnish.api.v1alpha1.status import Served, State
-from burnish.errors import Reason
-from burnish.pipeline import verdict
+from burnish.api.v1alpha1.status import ConditionStatus, ConditionType, Lookup, Phase, Served, State, Status, TargetStatus
+from burnish.errors import BurnishError, Reason
+from burnish.pipeline import status, verdict
 from burnish.plugins.base import DataType, GraphFacts, HardwareClass, Signature, Tensor
 
 HARDWARE = HardwareClass(architecture="x86-64", vendor="GenuineIntel", isa=("AVX2",))
@@ -182,3 +187,94 @@ def test_wants_more_only_where_a_changed_limit_makes_speed_undecided() -> None:
 def test_wants_more_never_repeats_what_stayed_undecided() -> None:
     index, build = measured({"a": UNCLEAR})
     assert not verdict.wants_more(index, build, Constraints(max_slowdown_percent=4)), "was undecided at its budget's end, and still is"
+
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+PLAN = TargetPlan(target="cpu", plan=Plan.Build, artifact_key="1" * 64, artifact=Lookup.Miss, measurement=Lookup.Hit)
+
+
+def target_status(candidates: dict[str, CandidateSummary], constraints: Constraints, **options: tuple[str, ...]) -> TargetStatus:
+    index, build = measured(candidates, **options)
+    return status.target_status("cpu", PLAN, build, index, verdict.decide(index, build, constraints), constraints, uri="/store")
+
+
+def overall(targets: list[TargetStatus], *, error: BurnishError | None = None, warnings: tuple[Warned, ...] = ()) -> Status:
+    failure = status.last_failure(error.reason, str(error), now=NOW) if error else None
+    return status.overall(targets, resolved=None, source_format="ONNX", failure=failure, warnings=warnings, generation=3, now=NOW)
+
+
+def conditions(found: Status) -> dict[ConditionType, tuple[ConditionStatus, Reason]]:
+    return {c.type: (c.status, c.reason) for c in found.conditions}
+
+
+def test_status_of_an_accepted_candidate_holds_its_numbers() -> None:
+    found = target_status({"static": FASTER, "worse": WORSE}, limits())
+    assert found.artifact is not None
+    assert (found.artifact.served, found.artifact.candidate, found.artifact.uri) == (Served.Candidate, "static", f"/store@{found.artifact.digest}")
+    assert found.score is not None
+    assert (found.score.value, found.score.drop, found.score.high, found.score.verdict) == ("0.98", "0", "0.003", "Accepted")
+    (load,) = found.measurements
+    assert load.speedup is not None
+    assert (load.speedup.p50, load.speedup.low, load.speedup.high) == ("2.00", "1.92", "2.08")
+    assert (load.rounds, load.verdict) == (40, "Accepted")
+    assert {c.name: (c.verdict, c.reason) for c in found.candidates} == {
+        "static": ("Accepted", Reason.LimitsHeld),
+        "worse": ("Refused", Reason.ScoreBelowLimit),
+    }
+    assert found.cache is not None
+    assert (found.cache.artifact, found.cache.measurement) == (Lookup.Miss, Lookup.Hit)
+
+
+def test_status_of_a_refused_target_shows_the_fastest_candidate_and_no_artifact() -> None:
+    found = target_status({"worse": WORSE, "slower": SLOWER}, limits())
+    assert found.artifact is None
+    assert found.score is not None
+    assert (found.score.drop, found.score.verdict) == ("0.05", "Refused")
+
+
+def test_conditions_of_a_published_target() -> None:
+    found = overall([target_status({"static": FASTER}, limits())])
+    assert found.phase is Phase.Ready
+    assert {c.observed_generation for c in found.conditions} == {3}
+    assert conditions(found)[ConditionType.Ready] == (ConditionStatus.true, Reason.Published)
+    assert conditions(found)[ConditionType.ScoreGatePassed] == (ConditionStatus.true, Reason.LimitsHeld)
+    assert conditions(found)[ConditionType.LatencyGatePassed] == (ConditionStatus.true, Reason.LimitsHeld)
+
+
+def test_conditions_of_a_served_baseline_say_so() -> None:
+    found = overall([target_status({"worse": WORSE}, limits(onInfeasible="ServeBaseline"))])
+    assert found.phase is Phase.Ready
+    assert conditions(found)[ConditionType.Ready] == (ConditionStatus.true, Reason.BaselineServed)
+    assert conditions(found)[ConditionType.ScoreGatePassed] == (ConditionStatus.false, Reason.ScoreBelowLimit)
+
+
+def test_conditions_of_a_failure_carry_its_reason() -> None:
+    error = BurnishError(Reason.InvalidModel, "no model", field="spec.source.uri")
+    found = overall([status.failed_target("cpu", error)], error=error)
+    assert found.phase is Phase.Failed
+    assert conditions(found)[ConditionType.Ready] == (ConditionStatus.false, Reason.InvalidModel)
+    assert found.last_failure is not None
+    assert found.last_failure.message == "spec.source.uri: no model"
+
+
+def test_one_failed_target_keeps_the_other_visible() -> None:
+    error = BurnishError(Reason.OutOfMemory, "too large")
+    found = overall([target_status({"static": FASTER}, limits()), status.failed_target("big", error)], error=error)
+    assert [t.state for t in found.targets] == [State.Published, State.Failed]
+    assert conditions(found)[ConditionType.Ready] == (ConditionStatus.false, Reason.OutOfMemory)
+
+
+def test_warnings_become_conditions() -> None:
+    shared = Warned(reason=Reason.SamplesOverlap, message="3 of 900")
+    warning = status.resolution_warning(100, limits())
+    assert warning is not None
+    assert "100" in warning.message
+    assert "0.03" in warning.message
+    found = overall([target_status({"static": FASTER}, limits())], warnings=(shared, warning))
+    assert conditions(found)[ConditionType.DataIndependent] == (ConditionStatus.false, Reason.SamplesOverlap)
+    assert conditions(found)[ConditionType.DataSufficient] == (ConditionStatus.false, Reason.LimitBelowResolution)
+
+
+def test_resolution_warning_is_absent_where_the_data_suffices() -> None:
+    assert status.resolution_warning(900, limits()) is None
+    assert status.resolution_warning(10, Constraints()) is None

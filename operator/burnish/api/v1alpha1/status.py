@@ -70,6 +70,7 @@ class ConditionType(StrEnum):
     ScoreGatePassed = "ScoreGatePassed"
     LatencyGatePassed = "LatencyGatePassed"
     DataIndependent = "DataIndependent"
+    DataSufficient = "DataSufficient"
 
 
 class ConditionStatus(StrEnum):
