@@ -31,7 +31,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("-o", "--output", choices=output.FORMATS, default="table", help="what to print on stdout (default: %(default)s)")
     parser.add_argument("--report", type=Path, metavar="FILE", help="where to write the HTML report (default: the user's cache directory)")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep the steps' files and logs here (default: removed after a good run)")
-    parser.add_argument("--step-memory", metavar="SIZE", help="memory limit of each step, e.g. 8Gi (default: 80%% of this machine's memory)")
+    parser.add_argument(
+        "--step-memory", metavar="SIZE", type=memory_size, help="memory limit of each step, e.g. 8Gi (default: 80%% of this machine's memory)"
+    )
     parser.add_argument("--keep-serving", action="store_true", help="serve the published model on 127.0.0.1 until Ctrl-C")
     parser.add_argument("--port", type=int, default=8000, help="HTTP port for --keep-serving (default: %(default)s)")
     parser.set_defaults(function=main)
@@ -40,7 +42,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def main(options: argparse.Namespace) -> int:
     """Run; returns the exit code."""
     signal.signal(signal.SIGTERM, _as_interrupt)
-    memory = step_memory(options.step_memory)
+    memory = options.step_memory or int(machine.memory_bytes() * 0.8)
     try:
         model = manifest.load(options.manifest)
     except BurnishError as error:
@@ -83,14 +85,12 @@ def _tell(outcome: runner.Outcome, options: argparse.Namespace, work: Path | Non
     return outcome.exit_code
 
 
-def step_memory(text: str | None) -> int:
-    """The memory limit of a step in bytes."""
-    if text is None:
-        return int(machine.memory_bytes() * 0.8)
+def memory_size(text: str) -> int:
+    """A memory quantity of the command line in bytes."""
     try:
         return quantity_bytes(text)
     except ValueError as error:
-        raise SystemExit(f"burnish: --step-memory: {error}") from error
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _work_directory(wanted: Path | None, name: str) -> Path:
