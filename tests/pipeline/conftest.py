@@ -7,13 +7,16 @@ that person's, because making them takes minutes once.
 from __future__ import annotations
 
 import dataclasses
+import http.server
 import itertools
 import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +25,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import trustme
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
@@ -125,10 +129,6 @@ class Project:
         folder = self.store / "local" / "default" / "records" / kind
         return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
 
-    def leftovers(self) -> list[str]:
-        """Command lines of living processes that work below this directory."""
-        return [line for _, line in self.processes()]
-
     def processes(self) -> list[tuple[int, str]]:
         """(pid, command line) of every living process that names this directory, or works in it; the server and its models' processes do."""
         found = []
@@ -198,6 +198,70 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Example:
     made = Project(tmp_path_factory.mktemp("digits"))
     manifest = EXAMPLES / "digits.yaml"
     return Example(made, manifest, made.run(manifest, "--report", made.path / "report.html"))
+
+
+class Site(http.server.ThreadingHTTPServer):
+    """A server on this machine that does to a download what its path says; `content` is what it has."""
+
+    daemon_threads = True
+
+    def __init__(self, directory: Path) -> None:
+        authority = trustme.CA()
+        self.authority = directory / "authority.pem"
+        authority.cert_pem.write_to_path(str(self.authority))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost").configure_cert(context)
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.content = b""
+        self.seen: list[str] = []
+        self.stop = threading.Event()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that goes away is none of ours."""
+
+    def uri(self, path: str) -> str:
+        return f"https://localhost:{self.server_address[1]}/{path}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"SSL_CERT_FILE": str(self.authority), "NO_PROXY": "localhost"}
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    server: Site
+
+    def do_GET(self) -> None:
+        self.server.seen.append(self.path)
+        what = self.path.split("/")[1]
+        content = self.server.content
+        if what.isdigit():
+            self.send_error(int(what))
+            return
+        self.send_response(302 if what == "plain" else 200)
+        if what == "plain":
+            self.send_header("Location", "http://localhost/model.onnx")
+        self.send_header("Content-Length", str(len(content) // 2 if what == "more" else len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2] if what in ("cut", "silent") else content)
+        if what == "silent":
+            self.wfile.flush()
+            self.server.stop.wait(60)
+
+    def log_message(self, *arguments: object) -> None:
+        """Nothing: pytest's output is for the tests."""
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A TLS server with a certificate of its own authority."""
+    with Site(tmp_path_factory.mktemp("site")) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.stop.set()
+        server.shutdown()
+        thread.join()
 
 
 def mlp(*, inputs: int = 16, hidden: int = 32, classes: int = 4, seed: int = 0, opset: int = 18) -> onnx.ModelProto:

@@ -38,6 +38,8 @@ def run(work: WorkDir) -> ExportRecord:
     emit(f"{graph.parameters:,} parameters in {sum(graph.op_counts.values())} nodes, opset {graph.opset}")
     data = samples.open_datasets(work, request, signature)
     _check_output(request, signature)
+    for load in request.measurement.loads:
+        data.feeds(1, load.batch_size)  # a batch that the model can't take is refused now, not when it is measured
     warning = resolution_warning(len(data.evaluation or ()), request.constraints)
     if warning:
         emit(warning.message, warning=True)  # now, not after everything was measured

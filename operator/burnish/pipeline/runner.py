@@ -28,15 +28,15 @@ from burnish.api.job_contract import (
     TargetPlan,
     Warned,
 )
-from burnish.api.scalars import duration_seconds
+from burnish.api.scalars import duration_seconds, quantity_value
 from burnish.api.v1alpha1 import status as api
 from burnish.api.v1alpha1.optimized_model import OptimizedModel, Target
 from burnish.errors import BurnishError, ExitCode, Reason
-from burnish.pipeline import machine, publish, status
+from burnish.pipeline import cpu_limit, machine, publish, status
 from burnish.pipeline.confined_process import Limits
 from burnish.pipeline.progress import Event
 from burnish.pipeline.sidecar import measuring_server
-from burnish.pipeline.step_process import StepError, run_step
+from burnish.pipeline.step_process import DISK_FULL, StepError, run_step
 from burnish.pipeline.workdir import WorkDir
 from burnish.plugins import registry
 from burnish.serving import images
@@ -133,6 +133,8 @@ class _Run:
                 result = self._result(target, plan)
         except BurnishError as error:
             self._note(error, target.name)
+            if not isinstance(error, StepError):  # which the listener knows of
+                self.listener.event(target.name, None, {"text": f"{error.reason.value}: {error}", "warning": True})
             return status.failed_target(target.name, error, plan), error.exit_code
         self.results[target.name] = result
         found = result.status
@@ -197,6 +199,7 @@ class _Run:
     def _pipeline(self, target: Target, plan: TargetPlan, attempt: int) -> Result:
         assert self.resolved is not None  # noqa: S101
         spec = self.model.spec
+        cpu_limit.prepare(quantity_value(target.resources.cpu)).remove()  # what can't be held is said now, not after an hour's work
         work = WorkDir(_fresh(self.options.work / (target.name if attempt == 1 else f"{target.name}-{attempt}")))
         work.save_request(
             PipelineRequest(
@@ -227,19 +230,17 @@ class _Run:
 
     def _measure(self, work: WorkDir, target: Target, deadline: float) -> None:
         """Run the step with the server beside it, as a Job does."""
-        with self._told(target.name, StepName.measure):
+        progress = self._say(target.name, StepName.measure)
+        with (
+            self._told(target.name, StepName.measure),
+            measuring_server(work, work.load_request(), deadline=deadline, progress=progress) as server,
+        ):
+            reach = ["--server-url", server.url, "--server-pid", str(server.pid), "--cpu-enforcement", server.enforcement]
             try:
-                with measuring_server(work, work.load_request(), deadline=deadline, progress=self._say(target.name, StepName.measure)) as server:
-                    reach = ["--server-url", server.url, "--server-pid", str(server.pid), "--cpu-enforcement", server.enforcement]
-                    try:
-                        self._process(work, target.name, StepName.measure, deadline, reach)
-                    except BurnishError:
-                        server.raise_if_ended()  # e.g. OutOfMemory explains a lost connection better than the client can
-                        raise
-            except StepError:
+                self._process(work, target.name, StepName.measure, deadline, reach)
+            except BurnishError:
+                server.raise_if_ended()  # e.g. OutOfMemory explains a lost connection better than the client can
                 raise
-            except BurnishError as error:
-                raise StepError(StepName.measure, error) from error
 
     def _step(self, work: WorkDir, target: str, step: StepName, deadline: float) -> None:
         with self._told(target, step):
@@ -254,13 +255,16 @@ class _Run:
 
     @contextlib.contextmanager
     def _told(self, target: str, step: StepName) -> Iterator[None]:
-        """Tell the listener of a step's start and end."""
+        """Tell the listener of a step's start and end; whatever goes wrong in between becomes a StepError."""
         self.listener.step_started(target, step)
         started, error = time.monotonic(), None
         try:
             yield
         except BurnishError as found:
             error = found
+            raise StepError(step, found) from found
+        except KeyboardInterrupt:
+            error = BurnishError(Reason.Interrupted, "ended by Ctrl-C")
             raise
         finally:
             self.listener.step_ended(target, step, time.monotonic() - started, error)
@@ -321,11 +325,7 @@ def _disk_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise BurnishError(Reason.DiskFull, _DISK_FULL) from error
-
-
-_RECORD_BYTES = 64 * 1024
-_DISK_FULL = "no room left in the work directory; free some, or choose another with --work"
+        raise BurnishError(Reason.DiskFull, DISK_FULL) from error
 
 
 def _fresh(directory: Path) -> Path:

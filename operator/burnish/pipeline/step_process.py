@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,10 @@ from burnish.errors import BurnishError, Reason
 from burnish.pipeline.confined_process import ChildExit, Limits
 from burnish.pipeline.processes import child_environment, run_child
 from burnish.pipeline.workdir import WorkDir
+
+DISK_FULL = "no room left in the work directory; free some, or choose another with --work"
+_FAILURE_BYTES = 64 * 1024
+"""Room in which any `failure.json` would fit."""
 
 
 class StepError(BurnishError):
@@ -59,6 +64,8 @@ def explain(work: WorkDir, step: StepName, exited: ChildExit, limits: Limits) ->
     failure: Failure | None = work.load_failure(step)
     if failure is not None:
         return BurnishError(failure.reason, failure.message, field=failure.field)
+    if exited.code is not None and shutil.disk_usage(work.root).free < _FAILURE_BYTES:
+        return BurnishError(Reason.DiskFull, DISK_FULL)  # not even the reason could be written
     if exited.signal is not None:
         return BurnishError(
             Reason.StepKilled,
