@@ -332,6 +332,8 @@ class MeasurementRecord(Record):
     measured_at: str
     decided_for: Constraints
     """The limits under which measuring stopped."""
+    allowed_seconds: float = 0.0
+    """Time that there was for the rounds (measurement.timeout)."""
     summary: Summary = Field(default_factory=lambda: Summary())
     warnings: tuple[Warned, ...] = ()
 
@@ -514,6 +516,8 @@ class MeasurementIndex(Record):
     measured_at: str
     decided_for: Constraints
     """The limits under which measuring stopped."""
+    allowed_seconds: float = 0.0
+    """Time that there was for the rounds (measurement.timeout)."""
     warnings: tuple[Warned, ...] = ()
 
 

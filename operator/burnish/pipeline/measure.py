@@ -117,6 +117,7 @@ class _Measurement:
             equivalence_samples=found.samples,
             measured_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             decided_for=self.request.constraints,
+            allowed_seconds=duration_seconds(self.request.measurement.timeout),
             summary=summary.summarize(sides, loads, found.evaluated, found.baseline_scores, found.equivalence),
             warnings=self._warnings(),
         )

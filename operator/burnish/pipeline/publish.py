@@ -86,6 +86,7 @@ def put_measurement(record: MeasurementRecord, store: Store) -> MeasurementIndex
         record=blob,
         measured_at=record.measured_at,
         decided_for=record.decided_for,
+        allowed_seconds=record.allowed_seconds,
         warnings=record.warnings,
     )
     store.put_record(records.MEASUREMENTS, record.measurement_key, index, replace=True)

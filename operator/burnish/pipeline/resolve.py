@@ -17,6 +17,7 @@ from burnish.api.job_contract import (
     SourceRecord,
     TargetPlan,
 )
+from burnish.api.scalars import duration_seconds
 from burnish.api.v1alpha1.optimized_model import Target
 from burnish.api.v1alpha1.status import Lookup
 from burnish.pipeline import fetch, lookup, records, verdict
@@ -72,7 +73,8 @@ def plan_target(request: ResolveRequest, resolved: ResolveRecord, target: Target
         image=request.serving_image,
     )
     index = store.get_record(records.MEASUREMENTS, measurement_key, MeasurementIndex)
-    known = index is not None and not verdict.wants_more(index, build, request.constraints)
+    allowed = duration_seconds(request.measurement.timeout)
+    known = index is not None and not verdict.wants_more(index, build, request.constraints, allowed)
     return TargetPlan(
         target=target.name,
         plan=Plan.Nothing if known else Plan.Measure,

@@ -59,15 +59,27 @@ def decide(index: MeasurementIndex, build: BuildRecord, constraints: Constraints
     return Decision(State.Undecided if undecided else State.Refused, reason, why, None, None, judgements)
 
 
-def wants_more(index: MeasurementIndex, build: BuildRecord, constraints: Constraints) -> bool:
-    """True where a changed limit can't be judged from the record, but more rounds may tell.
+def wants_more(index: MeasurementIndex, build: BuildRecord, constraints: Constraints, allowed_seconds: float) -> bool:
+    """True where the record leaves a limit open and more rounds may tell: the limits changed, or there is more time now than there was then.
 
-    A verdict that stayed Undecided under the very limits it was measured for is an answer too: it is not measured again.
+    What stayed Undecided under the very limits and the time it was measured for is an answer too: it is not measured again.
+
+    Args:
+        allowed_seconds: measurement.timeout.
     """
-    if index.decided_for == constraints:
-        return False
-    before, now = decide(index, build, index.decided_for), decide(index, build, constraints)
-    return any(judgement.more_rounds_help and not before.judgements[name].more_rounds_help for name, judgement in now.judgements.items())
+    now = _open(index, build, constraints)
+    if allowed_seconds > index.allowed_seconds:
+        return bool(now)
+    return bool(now - _open(index, build, index.decided_for))
+
+
+def _open(index: MeasurementIndex, build: BuildRecord, constraints: Constraints) -> set[str]:
+    """The models that more rounds could decide; the baseline where it may be what is served, as in `limits.is_decided`."""
+    decision = decide(index, build, constraints)
+    judgements = list(decision.judgements.values())
+    if not build.candidates or constraints.on_infeasible is OnInfeasible.ServeBaseline:
+        judgements.append(limits.judge_baseline(index.sides[names.BASELINE], index.summary, constraints))
+    return {j.candidate for j in judgements if j.verdict is Verdict.Undecided and j.more_rounds_help}
 
 
 def _serve_baseline(baseline: Judgement, reason: Reason, message: str, constraints: Constraints, judgements: dict[str, Judgement]) -> Decision:

@@ -179,14 +179,30 @@ def test_decide_without_any_buildable_candidate_says_so() -> None:
 
 def test_wants_more_only_where_a_changed_limit_makes_speed_undecided() -> None:
     index, build = measured({"a": FASTER})
-    assert not verdict.wants_more(index, build, index.decided_for), "the same limits: the answer is known"
-    assert not verdict.wants_more(index, build, Constraints(max_slowdown_percent=10)), "decided by the record"
-    assert verdict.wants_more(index, build, Constraints(min_speedup="2.0")), "2.0 lies inside the interval: more rounds may tell"
+    assert not verdict.wants_more(index, build, index.decided_for, 0), "the same limits: the answer is known"
+    assert not verdict.wants_more(index, build, Constraints(max_slowdown_percent=10), 0), "decided by the record"
+    assert verdict.wants_more(index, build, Constraints(min_speedup="2.0"), 0), "2.0 lies inside the interval: more rounds may tell"
 
 
 def test_wants_more_never_repeats_what_stayed_undecided() -> None:
     index, build = measured({"a": UNCLEAR})
-    assert not verdict.wants_more(index, build, Constraints(max_slowdown_percent=4)), "was undecided at its budget's end, and still is"
+    assert not verdict.wants_more(index, build, Constraints(max_slowdown_percent=4), 0), "was undecided at its budget's end, and still is"
+
+
+def test_wants_more_with_more_time_only_while_something_is_open() -> None:
+    index, build = measured({"a": UNCLEAR, "b": FASTER})
+    assert verdict.wants_more(index, build, index.decided_for, 60), "the message said: raise measurement.timeout"
+    index, build = measured({"b": FASTER})
+    assert not verdict.wants_more(index, build, index.decided_for, 60)
+
+
+def test_wants_more_of_the_baseline_where_it_may_be_served() -> None:
+    index, build = measured({})
+    inside = {"latency": [{"load": "single", "percentile": "P50", "max": "10ms"}]}
+    assert verdict.wants_more(index, build, Constraints.model_validate(inside), 0), "no candidates: the baseline is what is judged"
+    index, build = measured({"a": SLOWER})
+    assert not verdict.wants_more(index, build, Constraints.model_validate(inside), 0), "refused whatever the latency is"
+    assert verdict.wants_more(index, build, Constraints.model_validate({**inside, "onInfeasible": "ServeBaseline"}), 0)
 
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
