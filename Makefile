@@ -63,12 +63,12 @@ verify: dev ## Format, lint, types, layers, and that nothing generated has drift
 generate: install ## Write what is generated from the models: the CRD, docs/reference.md, docs/reasons.md
 	$(BIN)/burnish crd --write .
 
-bench: dev toolchains examples ## Measure the claims of docs/benchmarks.md; prints tables, takes long
+bench: dev toolchains examples ## Measure the claims of docs/benchmarks.md and write it; takes long (ARGS=--quick: minutes, writes nothing)
 	@set -- $(wildcard tests/benchmarks/bench_*.py); [ $$# -gt 0 ] || { echo "bench: there is no tests/benchmarks/bench_*.py" >&2; exit 1; }; \
-	for script; do echo "== $$script"; $(BIN)/python "$$script"; done
+	for script; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done; $(BIN)/python tests/benchmarks/render.py
 
 clean: ## Remove what these targets made here (not the caches in your home directory)
-	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist examples/.work
+	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist examples/.work tests/benchmarks/.work
 
 # --- set-up -----------------------------------------------------------------------------------------------------------------------------
 

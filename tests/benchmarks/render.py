@@ -1,0 +1,242 @@
+"""Writes docs/benchmarks.md from the figures in `results/`, and from nothing else: equal figures, equal page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import figures
+
+PAGE = figures.HERE.parents[1] / "docs" / "benchmarks.md"
+
+Figures = Mapping[str, Any]
+
+_HEAD = """# Benchmarks
+
+What we claim about speed and about verdicts, and how it was measured. `make bench` measures everything again and writes this page from
+`tests/benchmarks/results/`; `tests/benchmarks/bench_*.py --help` explains each. All figures are ratios or counts within one run: seconds of another
+machine say little. Intervals of ratios are 99 %, paired over interleaved rounds, as in the product; of shares 95 % (Clopper and Pearson). CPU only:
+what never ran stands in [limits.md](limits.md).
+"""
+
+_GATE = """## Does the gate tell the truth?
+
+Verdicts about copies whose difference is known, on a real tritonserver held to 1 CPU, by the product's own engine, early stop and limits: the digits
+CNN against a copy that differs in a doc string (*same*: each refusal is a false one), and against a copy that a backend slows down by real arithmetic
+in each request (*slowed*). Every {per_server} experiments get a fresh server.
+"""
+
+_GATE_HONEST = """The experiments ran one after the other on one machine, and those on one server share its luck, so they are not entirely independent. The load
+average while they ran was {median} (median) and {largest} (largest) on {cpus} CPUs; the load generator and the server alone make about 1.
+Refusing a 5 % slowdown at margin 0 says that the gate sees it; at margin 0 an *identical* model would stay Undecided, which is why the default margin is 3 %.
+"""
+
+_CANDIDATES = """## Are the candidates as good as hand-made ones?
+
+Every candidate that `burnish run` built, against `onnxruntime.quantization` called by hand on the same source with the same calibration data
+(tests/benchmarks/by_hand.py: U8/S8, per channel, MinMax, QDQ; dynamic without Conv), bare in ONNX Runtime, one thread, interleaved in one process.
+*Our speed / its* is above 1 where ours is faster. A peer whose score is shown to be lower (paired, 95 %) sets no speed to reach.
+Target: at least 0.97 of the peer's speed and no lower score.
+"""
+
+_CANDIDATES_FP32 = """Against FP32, which is what a user gains. At the client is through Triton, over HTTP, batch 1: transport costs both sides the same, so the
+ratio is smaller than bare.
+"""
+
+_OVERHEAD = """## What does Burnish add to the work itself?
+
+`burnish run examples/digits.yaml` with an empty store, against one script that does the same work by hand (tests/benchmarks/hand_run.py: the same three
+candidates, the same tritonserver and configs, as many evaluation requests, as many rounds of the same length), {count} times in turns, medians.
+The script makes no report, checks no answer against the source, and files nothing.
+"""
+
+
+def render(results: Mapping[str, Figures]) -> str:
+    """The page.
+
+    Args:
+        results: name of the benchmark -> what it saved.
+    """
+    sections = {"gate": _gate, "candidates": _candidates, "overhead": _overhead}
+    titles = {"gate": _GATE, "candidates": _CANDIDATES, "overhead": _OVERHEAD}
+    parts = [_HEAD]
+    for name, section in sections.items():
+        missing = f"{titles[name].splitlines()[0]}\n\nNot measured yet: `.venv/bin/python tests/benchmarks/bench_{name}.py`.\n"
+        parts.append(section(results[name]) if name in results else missing)
+    return "\n".join(parts)
+
+
+def _gate(found: Figures) -> str:
+    series, slowdown, load = found["series"], found["slowdown"], found["loadAverage"]
+    total = sum(s["count"] for s in series.values())
+    rows = [
+        [
+            name,
+            f"{s['marginPercent']} %",
+            str(s["concurrency"]),
+            str(s["count"]),
+            str(s["accepted"]),
+            f"{s['refused']} ({_percent(s['refusedShare']['low'])} to {_percent(s['refusedShare']['high'])})",
+            str(s["undecided"]),
+            f"{s['rounds']['median']} / {s['rounds']['p90']}",
+            f"{s['seconds']['median']:.1f} / {s['seconds']['p90']:.1f}",
+            f"{s['ratio']['p5']:.3f} / {s['ratio']['median']:.3f} / {s['ratio']['p95']:.3f}",
+            s["target"],
+            _met(s["met"]),
+        ]
+        for name, s in series.items()
+    ]
+    headers = [
+        "series", "margin", "concurrency", "experiments", "accepted", "refused", "undecided", "rounds p50 / p90", "seconds per verdict p50 / p90",
+        "ratio found p5 / p50 / p95", "target", "met",
+    ]  # fmt: skip
+    before, after = slowdown["before"], slowdown["after"]
+    injected = (
+        f"The injected slowdown, measured apart: p50 is {figures.interval(before)} times the baseline's before the experiments ({before['rounds']} rounds) "
+        f"and {figures.interval(after)} times after them ({after['rounds']} rounds); the baseline's p50 was {before['baselineP50Ms']} ms and "
+        f"{after['baselineP50Ms']} ms. Seconds per verdict hold the warm-up, not the server's start.\n"
+    )
+    honest = _GATE_HONEST.format(median=load["median"], largest=load["max"], cpus=found["machine"]["cpus"])
+    return "\n".join(
+        [_GATE.format(per_server=found["perServer"]), _table(headers, rows), injected, honest, _machine(found["machine"], f"{total} verdicts")]
+    )
+
+
+def _candidates(found: Figures) -> str:
+    against_hand = [
+        [
+            row["example"],
+            row["candidate"],
+            peer["variant"],
+            *(["-", f"fails: {_cell(peer['failure'])}", "-"] if "failure" in peer else _beside(row, peer)),
+            _met(peer["met"]),
+        ]
+        for row in found["rows"]
+        for peer in row["peers"]
+    ]
+    against_fp32 = [
+        [
+            row["example"],
+            row["candidate"],
+            figures.interval(row["bareSpeedup"], "x"),
+            figures.interval(row["clientSpeedup"], "x"),
+            f"{row['score']:.4f} ({row['fp32Score']:.4f})",
+            f"{row['metric']}, {row['samples']}",
+            f"{row['bytes'] / row['fp32Bytes']:.2f}",
+            row["verdict"],
+        ]
+        for row in found["rows"]
+    ]
+    skipped = [f"{name} was not measured: {why}.\n" for name, why in found["skipped"].items()]
+    hand_headers = ["example", "candidate", "by hand", "our speed / its", "score, ours and its", "size, ours / its", "met"]
+    fp32_headers = ["example", "candidate", "speedup, bare", "speedup at the client", "score (FP32)", "metric, samples", "size / FP32", "verdict"]
+    load = f"load average after each example {', '.join(map(str, found['loadAverage']))}"
+    return "\n".join(
+        [
+            _CANDIDATES,
+            _table(hand_headers, against_hand),
+            _CANDIDATES_FP32,
+            _table(fp32_headers, against_fp32),
+            *skipped,
+            _machine(found["machine"], load),
+        ]
+    )
+
+
+def _beside(row: Figures, peer: Figures) -> list[str]:
+    return [figures.interval(peer["speed"]), f"{row['score']:.4f}, {peer['score']:.4f}", f"{row['bytes'] / peer['bytes']:.2f}"]
+
+
+def _overhead(found: Figures) -> str:
+    summary, repetitions = found["summary"], found["repetitions"]
+    rows = [
+        ["`burnish run`, fresh store", f"{summary['burnish']:.1f}", _range([r["burnish"] for r in repetitions]), "", ""],
+        ["the same work by hand", f"{summary['byHand']:.1f}", _range([r["byHand"] for r in repetitions]), "", ""],
+        [
+            "overhead, paired",
+            f"{summary['overhead']:.1f}",
+            _range([r["burnish"] - r["byHand"] for r in repetitions]),
+            "at most 3 s or 5 %",
+            _met(summary["overheadMet"]),
+        ],
+        [
+            "`burnish run`, all in the store",
+            f"{summary['cached']:.2f}",
+            _range([s for r in repetitions for s in r["cached"]]),
+            "at most 2 s",
+            _met(summary["cachedMet"]),
+        ],
+    ]
+    steps = [f"{name} {_median([r['steps'][name] for r in repetitions]):.1f}" for name in repetitions[0]["steps"]]
+    parts = [f"{name} {_median([r['parts'][name] for r in repetitions]):.1f}" for name in repetitions[0]["parts"]]
+    detail = (
+        f"Where the seconds go (medians): Burnish's steps {', '.join(steps)}, the rest is the command's own start and the report; "
+        f"by hand {', '.join(parts)}.\n"
+    )
+    load = f"load average after each repetition {', '.join(str(r['loadAverage']) for r in repetitions)}"
+    return "\n".join(
+        [
+            _OVERHEAD.format(count=len(repetitions)),
+            _table(["what", "seconds", "smallest to largest", "target", "met"], rows),
+            detail,
+            _machine(found["machine"], load),
+        ]
+    )
+
+
+def _machine(about: Figures, more: str) -> str:
+    return (
+        f"*{about['date']}, revision {about['revision']}: {about['cpu']} ({', '.join(about['isa'])}), {about['cpus']} CPUs, {about['memoryGiB']} GiB, "
+        f"Linux {about['kernel']}, Python {about['python']}, ONNX Runtime {about['onnxruntime']}, Triton {about['triton']}; {more}.*\n"
+    )
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in (headers, ["---"] * len(headers), *rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """The start of a message that came from elsewhere."""
+    return text.replace("|", "/").replace("\n", " ")[:100]
+
+
+def _met(met: bool | None) -> str:
+    return {True: "yes", False: "**no**", None: "-"}[met]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values):.1f} to {max(values):.1f}"
+
+
+def _median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def main() -> int:
+    """Write the page, or with --check say whether it is what the figures give."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=figures.RESULTS, help="folder with the figures (default: the committed ones)")
+    parser.add_argument("--output", type=Path, default=PAGE, help="page to write (default: docs/benchmarks.md)")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where the page differs")
+    options = parser.parse_args()
+    text = render(figures.load(options.results))
+    if options.check:
+        if options.output.read_text() == text:
+            return 0
+        print(f"{options.output.name} is not what the figures give; run tests/benchmarks/render.py", file=sys.stderr)
+        return 1
+    options.output.write_text(text)
+    print(f"wrote {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""docs/benchmarks.md: exactly what the committed figures give."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+MACHINE = {
+    "date": "2026-11-23", "revision": "abc", "cpu": "CPU X", "isa": ["AVX2"], "cpus": 2, "memoryGiB": 8.0, "kernel": "6.1", "python": "3.11.7",
+    "onnxruntime": "1.32.0", "triton": "2.51.0",
+}  # fmt: skip
+OVERHEAD = {
+    "machine": MACHINE,
+    "summary": {"burnish": 25.0, "byHand": 21.0, "overhead": 4.0, "overheadMet": False, "cached": 1.2, "cachedMet": True},
+    "repetitions": [
+        {"burnish": 25.0, "byHand": 21.0, "cached": [1.2], "rounds": 40, "steps": {"export": 0.8}, "parts": {"rounds": 9.0}, "loadAverage": 1.0}
+    ],
+}
+
+
+@pytest.fixture
+def render(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield importlib.import_module("render")
+    for name in ("render", "figures"):
+        sys.modules.pop(name, None)
+
+
+def test_page_is_what_the_committed_figures_give(render):
+    assert render.PAGE.read_text() == render.render(render.figures.load(render.figures.RESULTS))
+
+
+def test_page_names_what_was_not_measured(render):
+    page = render.render({"overhead": OVERHEAD})
+    assert "Not measured yet: `.venv/bin/python tests/benchmarks/bench_gate.py`" in page
+    assert "bench_overhead.py`" not in page
+
+
+def test_page_says_so_where_a_target_is_missed(render):
+    lines = {line.split(" | ")[0]: line for line in render.render({"overhead": OVERHEAD}).splitlines()}
+    assert lines["| overhead, paired"].endswith("| 4.0 | 4.0 to 4.0 | at most 3 s or 5 % | **no** |")
+    assert lines["| `burnish run`, all in the store"].endswith("| at most 2 s | yes |")
+
+
+def test_page_is_the_same_after_a_round_through_a_file(render, tmp_path):
+    (tmp_path / "overhead.json").write_text(json.dumps(OVERHEAD))
+    assert render.render(render.figures.load(tmp_path)) == render.render({"overhead": OVERHEAD})
+
+
+def test_interval_has_no_more_digits_than_its_width_carries(render):
+    assert render.figures.interval({"estimate": 2.8512, "low": 2.7941, "high": 2.9133}, "x") == "2.85x (2.79x to 2.91x)"
+    assert render.figures.interval({"estimate": 1.05012, "low": 1.04733, "high": 1.05311}) == "1.0501 (1.0473 to 1.0531)"
