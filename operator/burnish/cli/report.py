@@ -6,15 +6,19 @@ Plots need libraries that the light environment doesn't have, so the page is ren
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
 
+from burnish.api.job_contract import MeasurementIndex, Result
 from burnish.cli import locations
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import records
 from burnish.pipeline.processes import child_environment
 from burnish.pipeline.runner import Outcome
+from burnish.store.store import Store, open_store
 from burnish.toolchains import environments
 
 TOOLCHAIN = "onnx"
@@ -44,20 +48,24 @@ def main(options: argparse.Namespace) -> int:
 
 
 def write_all(outcome: Outcome, store: str, wanted: Path | None) -> dict[str, Path]:
-    """The reports of a finished run: target -> file.
+    """The reports of a finished run: target -> file. A page that is there already and would come out the same is left as it is: drawing takes seconds.
 
     Args:
         wanted: the user's choice; of several targets, each one's name is put before the suffix.
     """
     written = {}
-    for target in outcome.results:
-        name = outcome.model.metadata.name
+    name, namespace = outcome.model.metadata.name, outcome.model.metadata.namespace
+    for target, result in outcome.results.items():
         path = wanted or locations.cache() / "reports" / f"{name}-{target}.html"
         if wanted and len(outcome.results) > 1:
             path = wanted.with_name(f"{wanted.stem}-{target}{wanted.suffix}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            render(store, outcome.model.metadata.namespace, records.result_name(name, target), path)
+            stamp = _stamp(result, open_store(store, namespace=namespace))
+            if not _ends_with(path, stamp):
+                render(store, namespace, records.result_name(name, target), path)
+                with path.open("ab") as page:
+                    page.write(stamp)
             written[target] = path
         except (OSError, BurnishError) as error:  # the verdict stands; a report can be written again
             print(f"burnish: the report of {target} was not written: {error}", file=sys.stderr)
@@ -86,3 +94,18 @@ def render(store: str, namespace: str, result: str, path: Path) -> None:
         raise BurnishError(Reason.DeadlineExceeded, f"the report was not ready after {TIMEOUT_S} s; try again with `burnish report`") from error
     if done.returncode:
         raise BurnishError(Reason.InternalError, f"the report could not be rendered: {done.stderr.strip()[-500:]}")
+
+
+def _stamp(result: Result, store: Store) -> bytes:
+    """The page's last line: a digest of all that it is made from, which is the result, the measurement behind it, and our own code."""
+    index = store.get_record(records.MEASUREMENTS, result.measurement_key, MeasurementIndex)
+    made_from = [result.model_dump_json(exclude={"status": {"cache"}}).encode(), index.record.encode() if index else b""]
+    made_from += [path.read_bytes() for path in sorted(environments.PACKAGE.rglob("*")) if path.suffix in (".py", ".j2")]
+    digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in made_from)).hexdigest()
+    return f"<!-- {digest} -->\n".encode()
+
+
+def _ends_with(path: Path, stamp: bytes) -> bool:
+    with contextlib.suppress(OSError):
+        return path.read_bytes().endswith(stamp)
+    return False
