@@ -158,6 +158,11 @@ def examples() -> Path:
     return EXAMPLES
 
 
+@pytest.fixture(scope="session")
+def make_project() -> type[Project]:
+    return Project
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
     """An empty project. Nothing may be left running in it."""
