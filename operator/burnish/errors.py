@@ -142,7 +142,7 @@ REASONS: dict[Reason, Facts] = {
     Reason.SourceForbidden: Facts(_I, False, "A URI may not be read (401, 403, no permission)."),
     Reason.SourceTooLarge: Facts(_I, False, "A source or dataset exceeds the size limit."),
     Reason.UnsafeSource: Facts(
-        _I, False, "A URI or a file in a source directory is of a kind that is never followed (link, device, path outside, private address)."
+        _I, False, "A URI or a file in a source directory is of a kind that is never followed (link, device, path outside, redirect away from https)."
     ),
     Reason.DigestMismatch: Facts(_I, False, "The bytes found do not have the digest that the manifest pins."),
     Reason.InvalidModel: Facts(_I, False, "The source is no valid model: not the format, truncated, or refused by the format's checker."),

@@ -176,7 +176,7 @@ class Evaluated(ApiModel):
     decode: str
     output: str
     baseline: tuple[float, ...]
-    """Accuracy: 1.0 right, 0.0 wrong. Agreement: all 1.0."""
+    """Accuracy: 1.0 right, 0.0 wrong. Agreement: 1.0 wherever the baseline has an answer (0.0 where it answers NaN)."""
     candidate: tuple[float, ...]
 
 
@@ -197,6 +197,8 @@ class LoadTrace(ApiModel):
     load: Load
     rounds: int
     voided_rounds: int = 0
+    throttled_periods: int | None = None
+    """CFS periods in which the server was throttled; None where it is held by affinity and never is."""
     block_seconds: float
     sides: dict[str, SideTrace]
     """Model name (`baseline` or a candidate's) -> trace."""
@@ -536,7 +538,8 @@ class Result(Record):
 
     status: TargetStatus
     build: BuildRecord
-    measurement_key: str
+    measurement: MeasurementIndex
+    """What was judged, as it was then: a later measurement under the same key must not change an old verdict's evidence."""
     constraints: Constraints
     """The limits that were judged."""
     warnings: tuple[Warned, ...] = ()

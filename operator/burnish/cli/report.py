@@ -12,13 +12,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from burnish.api.job_contract import MeasurementIndex, Result
+from burnish.api.job_contract import Result
 from burnish.cli import locations
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import records
 from burnish.pipeline.processes import child_environment
 from burnish.pipeline.runner import Outcome
-from burnish.store.store import Store, open_store
 from burnish.toolchains import environments
 
 TOOLCHAIN = "onnx"
@@ -61,7 +60,7 @@ def write_all(outcome: Outcome, store: str, wanted: Path | None) -> dict[str, Pa
             path = wanted.with_name(f"{wanted.stem}-{target}{wanted.suffix}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            stamp = _stamp(result, open_store(store, namespace=namespace))
+            stamp = _stamp(result)
             if not _ends_with(path, stamp):
                 render(store, namespace, records.result_name(name, target), path)
                 with path.open("ab") as page:
@@ -96,10 +95,9 @@ def render(store: str, namespace: str, result: str, path: Path) -> None:
         raise BurnishError(Reason.InternalError, f"the report could not be rendered: {done.stderr.strip()[-500:]}")
 
 
-def _stamp(result: Result, store: Store) -> bytes:
-    """The page's last line: a digest of all that it is made from, which is the result, the measurement behind it, and our own code."""
-    index = store.get_record(records.MEASUREMENTS, result.measurement_key, MeasurementIndex)
-    made_from = [result.model_dump_json(exclude={"status": {"cache"}}).encode(), index.record.encode() if index else b""]
+def _stamp(result: Result) -> bytes:
+    """The page's last line: a digest of all that it is made from, which is the result with the measurement's digest in it, and our own code."""
+    made_from = [result.model_dump_json(exclude={"status": {"cache"}}).encode()]
     made_from += [path.read_bytes() for path in sorted(environments.PACKAGE.rglob("*")) if path.suffix in (".py", ".j2")]
     digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in made_from)).hexdigest()
     return f"<!-- {digest} -->\n".encode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from burnish.api.job_contract import ArtifactConfig, Result
-from burnish.api.v1alpha1.status import TargetStatus
+from burnish.api.v1alpha1.status import Served, TargetStatus
 from burnish.plugins.base import Tensor
 
 
@@ -48,8 +48,25 @@ def _tensors(kind: str, tensors: tuple[Tensor, ...]) -> list[str]:
 
 def _measured(status: TargetStatus) -> list[str]:
     lines = [f"- verdict: {status.state.value}, {status.message}"]
+    served = status.artifact.served if status.artifact else Served.Baseline
+    lines += _candidate_lines(status) if served is Served.Candidate else _baseline_lines(status)
+    if status.measured_on:
+        lines.append(f"- on {status.measured_on.node}: {status.measured_on.hardware_class}, {status.measured_on.triton}")
+    return lines
+
+
+def _baseline_lines(status: TargetStatus) -> list[str]:
+    lines = []
     if status.baseline:
-        lines.append(f"- size: baseline {status.baseline.size}, this artifact {status.artifact.size if status.artifact else 'unknown'}")
+        score = f", score {status.baseline.score}" if status.baseline.score else ""
+        lines.append(f"- size {status.baseline.size}{score}")
+    return lines + [f"- load {m.name}: p50 {m.baseline.p50}, p99 {m.baseline.p99}, {m.rounds} rounds" for m in status.measurements]
+
+
+def _candidate_lines(status: TargetStatus) -> list[str]:
+    lines = []
+    if status.baseline and status.artifact:
+        lines.append(f"- size: baseline {status.baseline.size}, this artifact {status.artifact.size}")
     if status.score:
         lines.append(
             f"- score: {status.score.value}; drop {status.score.drop}, at most {status.score.high} with 95 % on {status.score.samples} samples"
@@ -58,11 +75,6 @@ def _measured(status: TargetStatus) -> list[str]:
         lines.append(f"- cosine of outputs against the baseline: median {status.equivalence.cosine}, worst {status.equivalence.worst_cosine}")
     for m in status.measurements:
         if m.optimized and m.speedup:
-            lines.append(
-                f"- load {m.name}: p50 {m.baseline.p50} -> {m.optimized.p50}, speedup {m.speedup.p50} ({m.speedup.low} to {m.speedup.high}, 99 %), {m.rounds} rounds"
-            )
-        else:
-            lines.append(f"- load {m.name}: p50 {m.baseline.p50}, p99 {m.baseline.p99}, {m.rounds} rounds")
-    if status.measured_on:
-        lines.append(f"- on {status.measured_on.node}: {status.measured_on.hardware_class}, {status.measured_on.triton}")
+            speedup = f"speedup {m.speedup.p50} ({m.speedup.low} to {m.speedup.high}, 99 %)"
+            lines.append(f"- load {m.name}: p50 {m.baseline.p50} -> {m.optimized.p50}, {speedup}, {m.rounds} rounds")
     return lines

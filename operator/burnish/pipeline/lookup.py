@@ -49,6 +49,7 @@ def measurement_key(
         candidates={c.name: c.artifact for c in build.candidates if c.artifact is not None},
         evaluation_digest=resolved.evaluation.tree.digest if resolved.evaluation else None,
         calibration_digest=resolved.calibration.tree.digest if resolved.calibration else None,
+        calibration_samples=datasets.calibration.samples if datasets.calibration else None,
         evaluation=datasets.evaluation,
         triton=images.triton_identity(images.image(image), environments.identity("triton")),
         hardware_class=hardware_class,

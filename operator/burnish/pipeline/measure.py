@@ -31,7 +31,7 @@ from burnish.api.job_contract import (
     StepName,
     Warned,
 )
-from burnish.api.scalars import duration_seconds, quantity_value
+from burnish.api.scalars import duration_seconds
 from burnish.api.v1alpha1.optimized_model import Load
 from burnish.errors import BurnishError, Reason
 from burnish.measurement import equivalence, limits, rounds, summary
@@ -194,26 +194,21 @@ class _Measurement:
             return limits.is_decided([*before, trace], candidates, self.request.constraints)
 
         progress = _Progress(candidates, deadline)
-        found = rounds.measure_load(self.client, load, prepared, decided=decided, deadline=deadline, void=self._throttling(), progress=progress.show)
+        throttled_before = self._throttled_periods()
+        found = rounds.measure_load(self.client, load, prepared, decided=decided, deadline=deadline, progress=progress.show)
+        throttled = self._throttled_periods()
         for name, message in found.failed.items():
             self._drop(name, message)
         emit(f"{load.name}: {found.trace.rounds} rounds, ended by {found.trace.ended}")
-        return found.trace
+        if throttled is None or throttled_before is None:
+            return found.trace
+        # Under a fractional limit throttling is part of what is served: kept, and reported.
+        return found.trace.model_copy(update={"throttled_periods": throttled - throttled_before})
 
-    def _throttling(self) -> Callable[[int], bool] | None:
-        """Voids rounds in which a quota of whole CPUs throttled the server; under a fractional one throttling is part of what is served."""
+    def _throttled_periods(self) -> int | None:
+        """CFS periods in which the server was throttled so far; None where no quota holds it (whole CPUs are held by affinity)."""
         group = cpu_limit.quota_group(self.server_pid) if self.server_pid else None
-        if group is None or quantity_value(self.request.target.resources.cpu) % 1:
-            return None
-        last = cpu_limit.throttled_periods(group)
-
-        def void(number: int) -> bool:
-            nonlocal last
-            now = cpu_limit.throttled_periods(group)
-            throttled, last = now > last, now
-            return throttled
-
-        return void
+        return cpu_limit.throttled_periods(group) if group else None
 
     def _facts(self, name: str) -> SideFacts:
         peak = server.peak_memory_bytes(self.server_pid, name) if self.server_pid else None
@@ -280,7 +275,8 @@ def _build_record(work: WorkDir, request: PipelineRequest) -> tuple[BuildRecord,
     if request.plan.plan is not Plan.Build and request.plan.build is not None:
         return request.plan.build, work.folder(StepName.stage) / "artifacts"
     built, exported = work.load(StepName.build, BuildStepRecord), work.load(StepName.export, ExportRecord)
-    refs = {m.name: describe(work.path(m.directory)) for m in built.models if m.directory is not None}
+    scratch = work.folder(StepName.measure)
+    refs = {m.name: describe(work.path(m.directory), scratch) for m in built.models if m.directory is not None}
     candidates = tuple(
         CandidateBuild(name=m.name, summary=m.summary, artifact=refs.get(m.name), reason=m.reason, message=m.message)
         for m in built.models
@@ -300,10 +296,10 @@ def _build_record(work: WorkDir, request: PipelineRequest) -> tuple[BuildRecord,
     return record, work.folder(StepName.build) / "artifacts"
 
 
-def describe(directory: Path) -> ArtifactRef:
-    """What `publish` will file an artifact directory as: packing is deterministic, so a store of our own tells."""
-    with tempfile.TemporaryDirectory(dir=directory.parent.parent) as scratch:
-        return put_artifact(open_store(scratch), directory)
+def describe(directory: Path, scratch: Path) -> ArtifactRef:
+    """What `publish` will file an artifact directory as: packing is deterministic, so a store of our own in `scratch` tells."""
+    with tempfile.TemporaryDirectory(dir=scratch) as store:
+        return put_artifact(open_store(store), directory)
 
 
 def _leave_cpus_to_the_server(server_pid: int | None) -> None:

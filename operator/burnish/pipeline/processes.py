@@ -17,13 +17,20 @@ __all__ = ["ChildExit", "Ending", "Limits", "child_environment", "end_all", "run
 _MAX_EVENT_BYTES = 64 * 1024
 
 
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "NO_PROXY")
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Environment variables that children inherit; a list of those, so that nobody's token reaches a model's code."""
 
+PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy")
+"""Only for what downloads: a proxy's address often holds a password."""
 
-def child_environment() -> dict[str, str]:
-    """The environment for a step: what programs need to run at all, and telemetry off."""
-    ours = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+
+def child_environment(*, downloads: bool = False) -> dict[str, str]:
+    """The environment for a step: what programs need to run at all, and telemetry off.
+
+    Args:
+        downloads: whether it fetches from the network.
+    """
+    ours = {name: os.environ[name] for name in (*PASSED_ON, *(PROXIES if downloads else ())) if name in os.environ}
     return {**ours, "ORT_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
 
 

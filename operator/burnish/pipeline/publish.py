@@ -59,11 +59,16 @@ def conclude(
     decision = verdict.decide(index, build, constraints)
     warnings = [*index.warnings, *filter(None, [status.resolution_warning(index.summary.samples, constraints)])]
     found = status.target_status(target.name, plan, build, index, decision, constraints, uri=store.location)
-    result = Result(status=found, build=build, measurement_key=index.measurement_key, constraints=constraints, warnings=tuple(warnings))
+    result = Result(status=found, build=build, measurement=index, constraints=constraints, warnings=tuple(warnings))
     name = records.result_name(model, target.name)
-    if store.get_record(records.RESULTS, name, Result) != result:  # a store that can only be read answers what it knows
+    if not _is_told(store.get_record(records.RESULTS, name, Result), result):
         store.put_record(records.RESULTS, name, result, replace=True)
     return result
+
+
+def _is_told(known: Result | None, result: Result) -> bool:
+    """True if the store says so already, whatever it had to do for it: then a store that can only be read answers, too."""
+    return known is not None and known.model_copy(update={"status": known.status.model_copy(update={"cache": result.status.cache})}) == result
 
 
 def conclude_known(model: str, target: Target, plan: TargetPlan, constraints: Constraints, store: Store) -> Result:

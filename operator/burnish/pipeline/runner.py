@@ -30,13 +30,15 @@ from burnish.api.job_contract import (
 )
 from burnish.api.scalars import duration_seconds, quantity_value
 from burnish.api.v1alpha1 import status as api
-from burnish.api.v1alpha1.optimized_model import OptimizedModel, Target
+from burnish.api.v1alpha1.optimized_model import Datasets, OptimizedModel, Target
 from burnish.errors import BurnishError, ExitCode, Reason
 from burnish.pipeline import cpu_limit, machine, publish, status
 from burnish.pipeline.confined_process import Limits
+from burnish.pipeline.https import scrub
+from burnish.pipeline.processes import child_environment
 from burnish.pipeline.progress import Event
 from burnish.pipeline.sidecar import measuring_server
-from burnish.pipeline.step_process import DISK_FULL, StepError, run_step
+from burnish.pipeline.step_process import DISK_FULL, StepError, leave_reproduce_script, run_step
 from burnish.pipeline.workdir import WorkDir
 from burnish.plugins import registry
 from burnish.serving import images
@@ -210,7 +212,7 @@ class _Run:
                 plan=plan,
                 resolved=self.resolved,
                 inputs=tuple(spec.inputs),
-                datasets=spec.datasets,
+                datasets=_without_secrets(spec.datasets),
                 passes=self._passes(target),
                 constraints=spec.constraints,
                 measurement=spec.measurement,
@@ -233,6 +235,7 @@ class _Run:
         progress = self._say(target.name, StepName.measure)
         with (
             self._told(target.name, StepName.measure),
+            self._repeatable(work, target.name, StepName.measure),
             measuring_server(work, work.load_request(), deadline=deadline, progress=progress) as server,
         ):
             reach = ["--server-url", server.url, "--server-pid", str(server.pid), "--cpu-enforcement", server.enforcement]
@@ -247,11 +250,35 @@ class _Run:
             self._process(work, target, step, deadline)
 
     def _process(self, work: WorkDir, target: str, step: StepName, deadline: float, server: Sequence[str] = ()) -> None:
+        command = self._command(work, target, step)
+        limits = Limits(memory_bytes=self.options.step_memory_bytes, deadline_s=max(1.0, deadline - time.monotonic()))
+        environment = child_environment(downloads=step is StepName.resolve)
+        run_step(
+            work,
+            step,
+            command,
+            server=server,
+            env=environment,
+            limits=limits,
+            on_event=lambda event: self.listener.event(target, step, cast(Event, event)),
+        )
+
+    def _command(self, work: WorkDir, target: str, step: StepName) -> list[str]:
+        """What runs a step, from its work directory alone."""
         command = [str(self._python(work, target, step)), "-m", "burnish.pipeline", step.value, "--work", str(work.root)]
         if step in STORE_STEPS:
             command += ["--store", self.options.store, "--namespace", self.model.metadata.namespace]
-        limits = Limits(memory_bytes=self.options.step_memory_bytes, deadline_s=max(1.0, deadline - time.monotonic()))
-        run_step(work, step, command, server=server, limits=limits, on_event=lambda event: self.listener.event(target, step, cast(Event, event)))
+        return command
+
+    @contextlib.contextmanager
+    def _repeatable(self, work: WorkDir, target: str, step: StepName) -> Iterator[None]:
+        """Leave a script that repeats the step also where it failed before its own process ran."""
+        try:
+            yield
+        except BurnishError as error:
+            if not isinstance(error, StepError):
+                leave_reproduce_script(work, step, self._command(work, target, step))
+            raise
 
     @contextlib.contextmanager
     def _told(self, target: str, step: StepName) -> Iterator[None]:
@@ -333,6 +360,17 @@ def _fresh(directory: Path) -> Path:
         shutil.rmtree(directory)
     directory.mkdir(parents=True)
     return directory
+
+
+def _step_of(reason: Reason | None) -> StepName:
+    """Where a refusal was found."""
+    return StepName.compress if reason is Reason.NoCandidate else StepName.measure
+
+
+def _without_secrets(datasets: Datasets) -> Datasets:
+    """The datasets with URIs as they may be shown: the steps of a target read files, and a model's code can read what they read."""
+    found = {name: data.model_copy(update={"uri": scrub(data.uri)}) for name in ("calibration", "evaluation") if (data := getattr(datasets, name))}
+    return datasets.model_copy(update=found)
 
 
 def _now() -> datetime:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from burnish.api.job_contract import PipelineRequest, StepName
+from burnish.errors import BurnishError, Reason
 from burnish.pipeline import repository
 from burnish.pipeline.server import TritonServer
 from burnish.pipeline.workdir import WorkDir
@@ -24,7 +25,7 @@ def measuring_server(work: WorkDir, request: PipelineRequest, *, deadline: float
         progress: told if the serving environment has to be made first.
 
     Raises:
-        BurnishError: ServerNotReady, OutOfMemory, ResourcesNotEnforceable, LibpythonMissing, ToolchainUnavailable.
+        BurnishError: ServerNotReady, DeadlineExceeded, OutOfMemory, ResourcesNotEnforceable, LibpythonMissing, ToolchainUnavailable.
     """
     serving = environments.ensure("triton", progress)
     folder = work.folder(StepName.measure)
@@ -36,5 +37,11 @@ def measuring_server(work: WorkDir, request: PipelineRequest, *, deadline: float
         log=folder / "triton.log",
         scratch=work.root / "server",
     ) as server:
-        server.wait_ready(min(START_SECONDS, max(1.0, deadline - time.monotonic())))
+        try:
+            server.wait_ready(min(START_SECONDS, max(1.0, deadline - time.monotonic())))
+        except BurnishError as error:
+            if error.reason is Reason.ServerNotReady and time.monotonic() >= deadline:
+                message = "the time for all steps was over before Triton came up; raise it"
+                raise BurnishError(Reason.DeadlineExceeded, message, field="spec.jobs.deadline") from error
+            raise
         yield server

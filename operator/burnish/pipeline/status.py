@@ -26,6 +26,8 @@ from burnish.measurement.limits import Judgement, smallest_decidable_drop
 from burnish.pipeline.verdict import Decision, speedup
 
 MESSAGE_LENGTH = 1024
+FAILURE_LENGTH = 32768
+SPEED_REASONS = (Reason.SlowerThanBaseline, Reason.SpeedupBelowLimit, Reason.LatencyAboveLimit)
 
 
 def target_status(
@@ -100,7 +102,7 @@ def overall(
 
 def last_failure(reason: Reason, message: str, *, now: datetime, target: str | None = None, step: str | None = None) -> api.LastFailure:
     """A refusal or a failure as `status.lastFailure` holds it."""
-    return api.LastFailure(target=target, step=step, reason=reason, message=message[:MESSAGE_LENGTH], time=timestamp(now))
+    return api.LastFailure(target=target, step=step, reason=reason, message=message[:FAILURE_LENGTH], time=timestamp(now))
 
 
 def timestamp(now: datetime) -> str:
@@ -147,22 +149,31 @@ def _conditions(
         ),
         condition(ConditionType.Optimized, bool(targets) and len(built) == len(targets), ready.reason, ready.message),
     ]
-    gates = (
-        (ConditionType.ScoreGatePassed, [t.score.verdict for t in targets if t.score and t.score.verdict], Reason.ScoreBelowLimit),
-        (ConditionType.LatencyGatePassed, [m.verdict for t in targets for m in t.measurements if m.verdict], Reason.SlowerThanBaseline),
-    )
-    for kind, verdicts, refused in gates:
-        if not verdicts:
-            found.append(condition(kind, None, Reason.NoLimits, "no limit of this kind was judged"))
-        elif Verdict.Refused in verdicts:
-            found.append(condition(kind, False, refused))
-        elif Verdict.Undecided in verdicts:
-            found.append(condition(kind, None, Reason.Undecided))
-        else:
-            found.append(condition(kind, True, Reason.LimitsHeld))
+    scores = [t.score.verdict for t in targets if t.score and t.score.verdict]
+    found.append(condition(ConditionType.ScoreGatePassed, *_gate(scores, targets, (Reason.ScoreBelowLimit,))))
+    speeds = [m.verdict for t in targets for m in t.measurements if m.verdict]
+    found.append(condition(ConditionType.LatencyGatePassed, *_gate(speeds, targets, SPEED_REASONS)))
     for kind, reason in ((ConditionType.DataIndependent, Reason.SamplesOverlap), (ConditionType.DataSufficient, Reason.LimitBelowResolution)):
         found += [condition(kind, False, reason, warning.message) for warning in warnings if warning.reason is reason][:1]
     return found
+
+
+def _gate(verdicts: Sequence[Verdict], targets: Sequence[api.TargetStatus], reasons: tuple[Reason, ...]) -> tuple[bool | None, Reason, str]:
+    """Status, reason and message of a gate's condition.
+
+    Args:
+        verdicts: what was judged.
+        targets: where the deciding limit's words are found.
+        reasons: the refusals that belong to this gate; the first where the candidate was refused for something else, too.
+    """
+    if not verdicts:
+        return None, Reason.NoLimits, "no limit of this kind was judged"
+    if Verdict.Refused in verdicts:
+        words = next(((c.reason, c.message) for t in targets for c in t.candidates if c.reason in reasons), (reasons[0], ""))
+        return False, *words
+    if Verdict.Undecided in verdicts:
+        return None, Reason.Undecided, ""
+    return True, Reason.LimitsHeld, ""
 
 
 def _artifact(build: BuildRecord, decision: Decision, uri: str) -> api.ArtifactStatus | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from burnish.api.job_contract import Failure, StepName
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline.confined_process import ChildExit, Limits
-from burnish.pipeline.processes import child_environment, run_child
+from burnish.pipeline.processes import run_child
 from burnish.pipeline.workdir import WorkDir
 
 DISK_FULL = "no room left in the work directory; free some, or choose another with --work"
@@ -27,7 +27,14 @@ class StepError(BurnishError):
 
 
 def run_step(
-    work: WorkDir, step: StepName, command: Sequence[str], *, server: Sequence[str] = (), limits: Limits, on_event: Callable[[dict[str, Any]], None]
+    work: WorkDir,
+    step: StepName,
+    command: Sequence[str],
+    *,
+    server: Sequence[str] = (),
+    env: Mapping[str, str],
+    limits: Limits,
+    on_event: Callable[[dict[str, Any]], None],
 ) -> None:
     """Run a step to its end; it leaves its record, or a script that repeats its failure.
 
@@ -36,6 +43,7 @@ def run_step(
         step: which step.
         command: what repeats it from this work directory alone.
         server: further arguments that only hold now: how to reach the server beside it.
+        env: its environment.
         limits: memory and time.
         on_event: gets the step's news.
 
@@ -43,10 +51,10 @@ def run_step(
         StepError: with the step's own reason, or what its end tells: OutOfMemory, DeadlineExceeded, StepKilled, InternalError.
     """
     work.folder(step).mkdir(parents=True, exist_ok=True)
-    exited = run_child([*command, *server], env=child_environment(), cwd=work.root, limits=limits, log=work.log(step), on_event=on_event)
+    exited = run_child([*command, *server], env=env, cwd=work.root, limits=limits, log=work.log(step), on_event=on_event)
     error = explain(work, step, exited, limits)
     if error is not None:
-        _leave_reproduce_script(work, step, command)
+        leave_reproduce_script(work, step, command)
         raise StepError(step, error)
 
 
@@ -74,7 +82,7 @@ def explain(work: WorkDir, step: StepName, exited: ChildExit, limits: Limits) ->
     return BurnishError(Reason.InternalError, f"{step.value} ended with exit code {exited.code} and left no reason; its log is {work.log(step)}")
 
 
-def _leave_reproduce_script(work: WorkDir, step: StepName, command: Sequence[str]) -> None:
+def leave_reproduce_script(work: WorkDir, step: StepName, command: Sequence[str]) -> None:
     """A failed step can be repeated alone, with a debugger if need be."""
     script = work.folder(step) / "reproduce.sh"
     lines = [

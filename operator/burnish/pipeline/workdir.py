@@ -91,7 +91,10 @@ class WorkDir:
 def _write(path: Path, record: Record) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(record.model_dump_json(by_alias=True, exclude_none=True))
+    partial.unlink(missing_ok=True)
+    # A request may hold a URI with a signature: what is in a work directory is its owner's alone.
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(record.model_dump_json(by_alias=True, exclude_none=True))
     partial.replace(path)
 
 

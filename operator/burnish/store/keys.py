@@ -105,6 +105,7 @@ def measurement_key(
     evaluation_digest: str | None,
     evaluation: Evaluation | None,
     calibration_digest: str | None,
+    calibration_samples: int | None,
     triton: str,
     hardware_class: HardwareClass,
     resources: Resources,
@@ -122,6 +123,7 @@ def measurement_key(
         evaluation_digest: tree digest of the evaluation data, if there is any.
         evaluation: how it is scored; its URI and pin do not count.
         calibration_digest: tree digest of the data that requests are drawn from where there is no evaluation data.
+        calibration_samples: how many of it are read.
         triton: identity of the serving Triton.
         hardware_class: of the machine that measures.
         resources: `1` and `1000m` are the same.
@@ -131,13 +133,13 @@ def measurement_key(
     """
     scoring = evaluation.model_dump(mode="json", by_alias=True, include={"samples", "metric", "decode", "output"}) if evaluation else None
     return _key(
-        "measurement/1",
+        "measurement/2",
         {
             "method": names.METHOD_VERSION,
             "baseline": baseline.digest,
             "candidates": {name: artifact.digest for name, artifact in candidates.items()},
             "evaluation": {"digest": evaluation_digest, "scoring": scoring},
-            "calibrationDigest": calibration_digest,
+            "calibration": {"digest": calibration_digest, "samples": calibration_samples},
             "triton": triton,
             "hardwareClass": hardware_class.model_dump(mode="json", by_alias=True) | {"isa": sorted(hardware_class.isa)},
             "resources": {"cpu": format(quantity_value(resources.cpu).normalize(), "f"), "memoryBytes": quantity_bytes(resources.memory)},

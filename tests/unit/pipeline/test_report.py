@@ -472,8 +472,8 @@ def test_numbers_never_show_more_than_three_digits_of_the_width(estimate: float,
 
 
 def publish_result(store: Store, data: ReportInput) -> None:
-    publish.put_measurement(data.record, store)
-    result = Result(status=data.target, build=data.build, measurement_key=data.record.measurement_key, constraints=data.constraints)
+    index = publish.put_measurement(data.record, store)
+    result = Result(status=data.target, build=data.build, measurement=index, constraints=data.constraints)
     store.put_record(records.RESULTS, records.result_name(data.model, "cpu"), result, replace=True)
 
 

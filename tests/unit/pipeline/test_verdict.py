@@ -8,6 +8,7 @@ import pytest
 
 from burnish import names
 from burnish.api.job_contract import (
+    ArtifactConfig,
     ArtifactRef,
     BuildRecord,
     CandidateBuild,
@@ -18,6 +19,7 @@ from burnish.api.job_contract import (
     LatencySummary,
     MeasurementIndex,
     Plan,
+    Result,
     ScoreSummary,
     SideFacts,
     SpeedSummary,
@@ -28,7 +30,7 @@ from burnish.api.job_contract import (
 from burnish.api.v1alpha1.optimized_model import Constraints
 from burnish.api.v1alpha1.status import ConditionStatus, ConditionType, Lookup, Phase, Served, State, Status, TargetStatus
 from burnish.errors import BurnishError, Reason
-from burnish.pipeline import status, verdict
+from burnish.pipeline import card, status, verdict
 from burnish.plugins.base import DataType, GraphFacts, HardwareClass, Signature, Tensor
 
 HARDWARE = HardwareClass(architecture="x86-64", vendor="GenuineIntel", isa=("AVX2",))
@@ -294,3 +296,34 @@ def test_warnings_become_conditions() -> None:
 def test_resolution_warning_is_absent_where_the_data_suffices() -> None:
     assert status.resolution_warning(900, limits()) is None
     assert status.resolution_warning(10, Constraints()) is None
+
+
+def test_latency_gate_names_the_limit_that_struck() -> None:
+    found = overall([target_status({"static": FASTER}, limits(minSpeedup="3"))])
+    gate = next(c for c in found.conditions if c.type is ConditionType.LatencyGatePassed)
+    assert (gate.status, gate.reason) == (ConditionStatus.false, Reason.SpeedupBelowLimit)
+    assert "3" in gate.message
+
+
+def test_card_of_a_served_baseline_holds_only_the_baselines_figures() -> None:
+    _, build = measured({"worse": WORSE})
+    found = target_status({"worse": WORSE}, limits(onInfeasible="ServeBaseline"))
+    index, _ = measured({"worse": WORSE})
+    config = ArtifactConfig(
+        name="baseline",
+        summary="converted",
+        runtime="ONNXRuntime",
+        backend="onnxruntime",
+        model_file="model.onnx",
+        signature=build.signature,
+        inputs=(),
+        source_digest=build.baseline.digest,
+        artifact_key="1" * 64,
+        toolchain="t",
+        hardware_class=HARDWARE,
+    )
+    result = Result(status=found, build=build, measurement=index, constraints=limits())
+    text = card.render(config, build.baseline.digest, result)
+    assert "speedup" not in text
+    assert "drop" not in text.split("verdict")[0]
+    assert "p50 10" in text

@@ -138,6 +138,7 @@ MEASUREMENT: dict[str, Any] = {
     "evaluation_digest": DIGEST,
     "evaluation": EVALUATION,
     "calibration_digest": DIGEST,
+    "calibration_samples": 256,
     "triton": "cpu/2.64.0",
     "hardware_class": HARDWARE,
     "resources": Resources(cpu="1", memory="2Gi"),
@@ -155,6 +156,7 @@ MEASUREMENT_CHANGES: dict[str, list[Any]] = {
         for change in ({"metric": "Accuracy"}, {"samples": None}, {"samples": 901}, {"decode": "CTC"}, {"output": "logits"})
     ],
     "calibration_digest": [None, OTHER],
+    "calibration_samples": [None, 128],
     "triton": ["cpu/2.65.0"],
     "hardware_class": [HARDWARE.model_copy(update={"isa": ("AVX2",)}), HARDWARE.model_copy(update={"vendor": "AuthenticAMD"})],
     "resources": [Resources(cpu="2", memory="2Gi"), Resources(cpu="1", memory="1Gi")],
@@ -188,7 +190,7 @@ def test_measurement_key_ignores_how_the_same_is_written() -> None:
 
 def test_measurement_key_format_is_stable() -> None:
     # If this changes on purpose, raise the number in the key's name, or METHOD_VERSION if the method changed; every store then measures again.
-    assert keys.measurement_key(**MEASUREMENT) == "d5b556f576f784e621d0a917f37c936de391fe20bebf7733cf8c97bfa86be338"
+    assert keys.measurement_key(**MEASUREMENT) == "e5546e13d9f0d432db55b433779730c575690063efad9a8ace9d66542ca690ad"
 
 
 def test_measurement_key_tells_the_method(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from burnish.api.job_contract import MeasurementIndex, Result
+from burnish.api.job_contract import Result
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import publish, records, verdict
 from burnish.pipeline.report.inputs import ReportInput
@@ -27,16 +27,13 @@ def load_input(store: Store, name: str) -> ReportInput:
     result = store.get_record(records.RESULTS, name, Result)
     if result is None:
         raise BurnishError(Reason.NotInStore, f"the store has no result {name}")
-    index = store.get_record(records.MEASUREMENTS, result.measurement_key, MeasurementIndex)
-    if index is None:
-        raise BurnishError(Reason.NotInStore, f"the store has no measurement {result.measurement_key}")
     return ReportInput(
         model=name.split(".")[0],
         target=result.status,
-        record=publish.load_measurement(index, store),
+        record=publish.load_measurement(result.measurement, store),
         build=result.build,
         constraints=result.constraints,
-        judgements=verdict.decide(index, result.build, result.constraints).judgements,
+        judgements=verdict.decide(result.measurement, result.build, result.constraints).judgements,
         warnings=result.warnings,
     )
 
