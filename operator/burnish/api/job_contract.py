@@ -445,7 +445,7 @@ class StageRecord(Record):
     """Files are in `input/`."""
 
     source: str
-    """Path of the model, relative to the work directory."""
+    """Path of the model, relative to the work directory; empty where nothing is built."""
     calibration: str | None = None
     evaluation: str | None = None
 

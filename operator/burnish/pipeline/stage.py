@@ -1,6 +1,6 @@
 """Step `stage`: put what the next steps read into the work directory, verified against its digests.
 
-The source and the datasets where something is to be built; the artifacts, and the model repository made of them, where only measuring is
+The datasets always; the source where something is to be built; the artifacts, and the model repository made of them, where only measuring is
 left to do.
 """
 
@@ -37,7 +37,7 @@ def run(work: WorkDir, store: Store) -> StageRecord:
         return (target / file_name).relative_to(work.root).as_posix()
 
     staged = StageRecord(
-        source=place(resolved.source, "source"),
+        source=place(resolved.source, "source") if plan.plan is Plan.Build else "",
         calibration=place(resolved.calibration, "calibration") if resolved.calibration else None,
         evaluation=place(resolved.evaluation, "evaluation") if resolved.evaluation else None,
     )
