@@ -18,6 +18,7 @@ from burnish import names
 from burnish.api import scalars
 from burnish.api.base import FieldError
 from burnish.api.schema import Schema
+from burnish.api.uris import scrub
 from burnish.api.yaml_reader import is_plain, show
 
 _LINE_LIMIT = 600
@@ -87,8 +88,8 @@ def describe(value: Any) -> str:
 
 
 def quote(text: str) -> str:
-    """Text in quotes, on one line, escaped and shortened."""
-    return f"'{show(text, 60)}'"
+    """Text in quotes, on one line, escaped and shortened; a URI without its secrets."""
+    return f"'{show(scrub(text) if '://' in text else text, 60)}'"
 
 
 def path(location: tuple[str | int, ...]) -> str:
@@ -173,9 +174,10 @@ def _has_type(node: Schema, value: Any) -> bool:
 
 
 def _wrong_text(name: str, node: Schema, value: str, in_list: bool) -> str:
-    if len(value) > node.get("maxLength", len(value)):
-        return f"has {len(value)} characters, and at most {node['maxLength']} are allowed; shorten {quote(value[:20] + '…')}"
-    if len(value) < node.get("minLength", 0):
+    value, length = scrub(value) if name == "uri" else value, len(value)
+    if length > node.get("maxLength", length):
+        return f"has {length} characters, and at most {node['maxLength']} are allowed; shorten {quote(value[:20] + '…')}"
+    if length < node.get("minLength", 0):
         return f"is empty; {_cure(name, node, in_list)}"
     pattern = node.get("pattern", "")
     return f"{quote(value)} is not {_PATTERNS.get(pattern, f'of the form {pattern}')}; {_cure(name, node, in_list, _nearest(value, node))}"

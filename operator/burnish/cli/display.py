@@ -16,9 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from burnish.api.job_contract import StepName
+from burnish.cli.terminal import plain
 from burnish.errors import BurnishError
 from burnish.pipeline.progress import Event
 from burnish.pipeline.runner import Listener
+
+
+def _text(event: Event) -> str:
+    """An event's words. The event comes from a process that runs a model's code: it may have none, or other things in their place."""
+    return plain(str(event.get("text", "")))
 
 
 @contextlib.contextmanager
@@ -43,7 +49,8 @@ class PlainDisplay:
 
     def _line(self, target: str, step: StepName | None, text: str) -> None:
         prefix = " ".join(filter(None, (target, step.value if step else "")))
-        print(f"{prefix}: {text}", file=self._stream, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # nobody looks on any more; the verdict is still wanted
+            print(f"{prefix}: {plain(text)}", file=self._stream, flush=True)
 
     def plan(self, target: str, steps: tuple[StepName, ...]) -> None:
         """Show what is left to do."""
@@ -61,7 +68,7 @@ class PlainDisplay:
             if now - self._last < self.INTERVAL_S:
                 return
             self._last = now
-        self._line(target, step, ("warning: " if event.get("warning") else "") + event["text"])
+        self._line(target, step, ("warning: " if event.get("warning") else "") + _text(event))
 
     def step_ended(self, target: str, step: StepName, seconds: float, error: BurnishError | None) -> None:
         """Show how a step ended, and after how long."""
@@ -111,7 +118,7 @@ class LiveDisplay:
             if step is not None:
                 self._news[(target, step)] = event
         if event.get("warning"):
-            self._console.print(Text(f"{target} {step.value if step else ''}: {event['text']}", style="yellow"))
+            self._console.print(Text(f"{target} {step.value if step else ''}: {_text(event)}", style="yellow"))
 
     def step_ended(self, target: str, step: StepName, seconds: float, error: BurnishError | None) -> None:
         """Show how a step ended, and after how long."""
@@ -131,9 +138,10 @@ class LiveDisplay:
                 news = self._news.get(key)
                 seconds = self._times.get(key) or (f"{time.monotonic() - self._started[key]:.0f} s" if key in self._started else "")
                 detail: RenderableType = Text(
-                    news["text"] if news else "", style="default" if key == self._running else "dim", overflow="ellipsis", no_wrap=True
+                    _text(news) if news else "", style="default" if key == self._running else "dim", overflow="ellipsis", no_wrap=True
                 )
-                if news and "done" in news and key == self._running:
-                    detail = Group(detail, ProgressBar(total=1.0, completed=news["done"], width=48))
+                done = news.get("done") if news else None
+                if isinstance(done, int | float) and key == self._running:
+                    detail = Group(detail, ProgressBar(total=1.0, completed=done, width=48))
                 table.add_row(mark, Text(target, style="cyan"), Text(step.value), Text(seconds, style="dim"), detail)
             return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def serve(outcome: Outcome, store: str, work: Path, port: int) -> None:
     """
     model = outcome.model
     target = model.spec.targets[0]
-    folder = work / "serving"
+    folder = Path(tempfile.mkdtemp(prefix="serving.", dir=work))  # no target's name holds a dot
     artifact = folder / "artifact"
     published = outcome.results[target.name].status.artifact
     assert published is not None  # noqa: S101  # only published results are served

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from burnish.store.store import Store, open_store
 from burnish.toolchains import environments
+
+MAX_STORE_LENGTH = 850
+"""Characters of a store's path: with cluster, namespace and digest it is an artifact's URI, which the API bounds at 1,024."""
 
 
 def cache() -> Path:
@@ -26,7 +30,18 @@ def open_from(options: argparse.Namespace) -> Store:
 
 def add_store_option(parser: argparse.ArgumentParser) -> None:
     """`--store`, the same for every command."""
-    parser.add_argument("--store", metavar="DIR", default=default_store(), help="artifact store (default: %(default)s)")
+    parser.add_argument("--store", metavar="DIR", default=default_store(), type=store_location, help="artifact store (default: %(default)s)")
+
+
+def store_location(text: str) -> str:
+    """`--store`, absolute: every step looks from a directory of its own. A URI stays as it is."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("names no directory; write a path such as ./store")
+    is_uri = text.startswith("file:") or "://" in text
+    found = text if is_uri else str(Path(os.path.expanduser(text)).absolute())  # noqa: PTH111  # raises nothing for a user who isn't there
+    if len(found) > MAX_STORE_LENGTH:
+        raise argparse.ArgumentTypeError(f"has {len(found)} characters, and at most {MAX_STORE_LENGTH} are allowed; choose a shorter path")
+    return found
 
 
 def add_namespace_option(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ import argparse
 import sys
 
 import burnish
-from burnish.cli import crd, pull, report, run, toolchain
+from burnish.cli import crd, pull, report, run, terminal, toolchain
 from burnish.errors import BurnishError, ExitCode
 
 EPILOG = """exit codes:
@@ -38,13 +38,15 @@ def main(arguments: list[str] | None = None) -> int:
         module.add_parser(commands)
     options = parser.parse_args(arguments)
     try:
-        return int(options.function(options))
+        code = int(options.function(options))
+        sys.stdout.flush()
+        return code
     except BurnishError as error:
-        print(f"burnish: {error.reason.value}: {error}", file=sys.stderr)
+        terminal.complain(error)
         return error.exit_code
     except KeyboardInterrupt:
         print("burnish: interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output went away; say nothing more
-        return ExitCode.OK
+        terminal.drop_readers()
+        return ExitCode.FAILED

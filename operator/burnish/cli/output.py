@@ -6,6 +6,7 @@ import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich import box
@@ -14,15 +15,18 @@ from rich.table import Table
 from rich.text import Text
 
 from burnish import names
+from burnish.api import yaml_reader
 from burnish.api.v1alpha1 import status as api
 from burnish.api.v1alpha1.optimized_model import OptimizedModel
 from burnish.api.v1alpha1.status import Served, State, Verdict
+from burnish.cli.terminal import plain
 from burnish.errors import BurnishError
 from burnish.pipeline.status import last_failure
 
 FORMATS = ("table", "json", "yaml")
 PIPE_WIDTH = 140
 _MARKS = {Verdict.Accepted: "[green]✓[/]", Verdict.Refused: "[red]✗[/]", Verdict.Undecided: "[yellow]?[/]", None: "[dim]·[/]"}
+_WORDS = {Verdict.Accepted: "held", Verdict.Refused: "not held", Verdict.Undecided: "undecided"}
 _STYLES = {State.Published: "bold green", State.Refused: "bold red", State.Undecided: "bold yellow", State.Failed: "bold red"}
 
 
@@ -57,12 +61,20 @@ def print_places(model: OptimizedModel, reports: dict[str, Path], work: Path | N
 def _salvage(path: Path) -> tuple[str, list[str]]:
     """Name and target names of a broken manifest, as far as they can be read."""
     try:
-        found = yaml.safe_load(path.read_text(errors="replace")[:65536])
-        name = found.get("metadata", {}).get("name")
-        targets = [t.get("name") for t in found.get("spec", {}).get("targets", [])]
-    except (OSError, yaml.YAMLError, AttributeError, TypeError):
+        with path.open("rb") as file:
+            documents = yaml_reader.read(file.read(yaml_reader.MAX_BYTES).decode(errors="replace"), path.name)
+    except (OSError, BurnishError):
         return path.stem, []
-    return str(name or path.stem)[:40], [t[:40] for t in targets[:8] if isinstance(t, str)]
+    found = next((d for d in documents if isinstance(d, dict) and d.get("kind") == names.KIND), documents[0] if documents else None)
+    name = _within(_within(found, "metadata"), "name")
+    targets = _within(_within(found, "spec"), "targets")
+    found_names = [_within(t, "name") for t in targets] if isinstance(targets, list) else []
+    return str(name or path.stem)[:40], [t[:40] for t in found_names[:8] if isinstance(t, str)]
+
+
+def _within(value: object, key: str) -> Any:
+    """An entry of a map that may be anything else."""
+    return value.get(key) if isinstance(value, dict) else None
 
 
 def _dump(value: object, form: str) -> None:
@@ -72,15 +84,21 @@ def _dump(value: object, form: str) -> None:
         print(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), end="")
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the program with exit code 1; ours tells the verdict."""
+        raise BrokenPipeError
+
+
 def _print_table(model: OptimizedModel) -> None:
-    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console = _Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     status = model.status
     if status is None:
         return
     for target in status.targets:
         console.print(Text.assemble((f"{model.metadata.name}/{target.name}  ", "bold"), (target.state.value, _STYLES.get(target.state, "bold"))))
         if target.message:
-            console.print(Text(f"  {target.message}"))
+            console.print(Text(f"  {plain(target.message)}"))
         if target.baseline:
             console.print(_numbers(target))
         if target.candidates:
@@ -97,7 +115,7 @@ def _print_table(model: OptimizedModel) -> None:
             console.print(Text(f"  artifact {target.artifact.digest}", style="dim"))
     for condition in status.conditions:
         if condition.type in (api.ConditionType.DataIndependent, api.ConditionType.DataSufficient):
-            console.print(Text(f"warning: {condition.message}", style="yellow"))
+            console.print(Text(f"warning: {plain(condition.message)}", style="yellow"))
 
 
 def _numbers(target: api.TargetStatus) -> Table:
@@ -126,10 +144,16 @@ def _numbers(target: api.TargetStatus) -> Table:
         )
     for m in target.measurements:
         o, s = m.optimized, m.speedup
-        row(f"p50 {m.name}", m.baseline.p50, o.p50 if o else "", f"{s.p50}x faster ({s.low} to {s.high}, 99 %) {_MARKS[m.verdict]}" if s else "")
+        row(f"p50 {m.name}", m.baseline.p50, o.p50 if o else "", f"{_speed(s)} ({s.low} to {s.high}, 99 %)" if s else "")
         row(f"p99 {m.name}", m.baseline.p99, o.p99 if o else "", f"at most {o.p99_high}" if o and o.p99_high else "")
         row(f"samples/s {m.name}", m.baseline.throughput_per_second, o.throughput_per_second if o else "", "")
+        if m.verdict:  # of all limits on this load point: the mark belongs to no single figure
+            row(f"latency limits {m.name}", "", "", f"{_MARKS[m.verdict]} {_WORDS[m.verdict]}")
     return table
+
+
+def _speed(speedup: api.SpeedupStatus) -> str:
+    return f"{speedup.p50}x {'faster' if float(speedup.p50) > 1 else 'as fast'}"
 
 
 def _fastest_size(target: api.TargetStatus) -> str:
@@ -143,5 +167,7 @@ def _candidates(target: api.TargetStatus) -> Table:
         table.add_column(column, overflow="fold")
     for c in target.candidates:
         speed = f"{c.speedup}x" if c.speedup else ""
-        table.add_row(c.name, _MARKS[c.verdict], c.size or "", c.score or "", c.worst_cosine or "", speed, Text(f"{c.reason.value}: {c.message}"))
+        table.add_row(
+            c.name, _MARKS[c.verdict], c.size or "", c.score or "", c.worst_cosine or "", speed, Text(plain(f"{c.reason.value}: {c.message}"))
+        )
     return table

@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from burnish.api.job_contract import Result
@@ -39,27 +41,43 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def main(options: argparse.Namespace) -> int:
     """Render; returns the exit code."""
     store = locations.open_from(options)
-    for result in records.find_results(store, options.model):
-        path = options.output or Path(f"{result.replace('.', '-')}.html")
+    found = records.find_results(store, options.model)
+    for result in found:
+        model, _, target = result.partition(".")
+        path = page_path(options.output, Path(), model, target, several=len(found) > 1)
         render(options.store, options.namespace, result, path)
         print(path)
     return 0
+
+
+def page_path(wanted: Path | None, folder: Path, model: str, target: str, *, several: bool) -> Path:
+    """The file of one target's page.
+
+    Args:
+        wanted: the user's choice; of several targets, each one's name is put before the suffix.
+        folder: where it goes without a choice.
+
+    Raises:
+        BurnishError: InvalidManifest: the choice has no file name.
+    """
+    if wanted is None:
+        return folder / f"{model}-{target}.html"
+    if not wanted.name or os.path.isdir(wanted):  # noqa: PTH112  # raises nothing where nobody may look
+        raise BurnishError(Reason.InvalidManifest, f"the report can't be written to {wanted}, which is a directory; name a file in it")
+    return wanted.with_name(f"{wanted.stem}-{target}{wanted.suffix}") if several else wanted
 
 
 def write_all(outcome: Outcome, store: str, wanted: Path | None) -> dict[str, Path]:
     """The reports of a finished run: target -> file. A page that is there already and would come out the same is left as it is: drawing takes seconds.
 
     Args:
-        wanted: the user's choice; of several targets, each one's name is put before the suffix.
+        wanted: the user's choice, see `page_path`.
     """
     written = {}
     name, namespace = outcome.model.metadata.name, outcome.model.metadata.namespace
     for target, result in outcome.results.items():
-        path = wanted or locations.cache() / "reports" / f"{name}-{target}.html"
-        if wanted and len(outcome.results) > 1:
-            path = wanted.with_name(f"{wanted.stem}-{target}{wanted.suffix}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path = page_path(wanted, locations.cache() / "reports", name, target, several=len(outcome.results) > 1)
             stamp = _stamp(result)
             if not _ends_with(path, stamp):
                 render(store, namespace, records.result_name(name, target), path)
@@ -72,7 +90,22 @@ def write_all(outcome: Outcome, store: str, wanted: Path | None) -> dict[str, Pa
 
 
 def render(store: str, namespace: str, result: str, path: Path) -> None:
-    """Render one result's report into `path`."""
+    """Render one result's report into `path`, whose directory is made.
+
+    Raises:
+        BurnishError: InvalidManifest: nothing can be written there; ToolchainUnavailable, DeadlineExceeded, InternalError.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="burnish-report-") as folder:
+            page = Path(folder).resolve() / "page.html"
+            _draw(store, namespace, result, page)
+            path.write_bytes(page.read_bytes())
+    except OSError as error:
+        raise BurnishError(Reason.InvalidManifest, f"the report can't be written to {path}: {error}; name another file") from error
+
+
+def _draw(store: str, namespace: str, result: str, page: Path) -> None:
     python = environments.ensure(TOOLCHAIN, lambda text: print(text, file=sys.stderr)).python
     command = [
         str(python),
@@ -85,7 +118,7 @@ def render(store: str, namespace: str, result: str, path: Path) -> None:
         "--result",
         result,
         "--output",
-        str(path.resolve()),
+        str(page),
     ]
     try:
         done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False)

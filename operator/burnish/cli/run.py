@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
 import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
 from burnish.api import manifest
 from burnish.api.scalars import quantity_bytes
 from burnish.api.v1alpha1.optimized_model import OptimizedModel
-from burnish.cli import keep_serving, locations, output, report
+from burnish.cli import keep_serving, locations, output, report, terminal
 from burnish.cli.display import display
 from burnish.errors import BurnishError, ExitCode, Reason
 from burnish.pipeline import machine, runner
+from burnish.pipeline.step_process import DISK_FULL
 
 DESCRIPTION = """Fetch, convert and compress the model of a manifest, measure every candidate against the uncompressed
 baseline in one Triton server, and judge it against the manifest's limits. What is in the store is not done again."""
@@ -30,7 +34,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     locations.add_store_option(parser)
     parser.add_argument("-o", "--output", choices=output.FORMATS, default="table", help="what to print on stdout (default: %(default)s)")
     parser.add_argument("--report", type=Path, metavar="FILE", help="where to write the HTML report (default: the user's cache directory)")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="keep the steps' files and logs here (default: removed after a good run)")
+    parser.add_argument(
+        "--work", type=Path, metavar="DIR", help="keep the steps' files and logs, in a new directory in DIR (default: removed after a good run)"
+    )
     parser.add_argument(
         "--step-memory", metavar="SIZE", type=memory_size, help="memory limit of each step, e.g. 8Gi (default: 80%% of this machine's memory)"
     )
@@ -46,13 +52,14 @@ def main(options: argparse.Namespace) -> int:
     try:
         model = manifest.load(options.manifest)
     except BurnishError as error:
-        print(f"burnish: {error.reason.value}: {error}", file=sys.stderr)
-        output.print_unreadable(options.manifest, error, options.output)
+        terminal.complain(error)
+        with _readers_may_leave():
+            output.print_unreadable(options.manifest, error, options.output)
         return error.exit_code
     try:
         work = _work_directory(options.work, model.metadata.name)
     except BurnishError as error:
-        print(f"burnish: {error.reason.value}: {error}", file=sys.stderr)
+        terminal.complain(error)
         return _tell(runner.not_run(model, error), options, None)
     keep = options.work is not None
     try:
@@ -71,18 +78,31 @@ def _run(model: OptimizedModel, options: argparse.Namespace, work: Path, memory:
     settings = runner.Options(store=options.store, work=work, step_memory_bytes=memory)
     try:
         with display(sys.stderr) as listener:
-            return runner.run(model, options.manifest.resolve().parent, settings, listener)
+            outcome = runner.run(model, options.manifest.resolve().parent, settings, listener)
     except KeyboardInterrupt:
+        outcome = runner.interrupted(model)
+    if outcome.exit_code == ExitCode.INTERRUPTED:
         print("burnish: interrupted; nothing is left running", file=sys.stderr)
-        return runner.interrupted(model)
+    return outcome
 
 
 def _tell(outcome: runner.Outcome, options: argparse.Namespace, work: Path | None) -> ExitCode:
     """The object first: who waits for the verdict need not wait for the plots. Returns the exit code."""
-    output.print_object(outcome.model, options.output)
-    sys.stdout.flush()
-    output.print_places(outcome.model, report.write_all(outcome, options.store, options.report), work)
+    with _readers_may_leave():
+        output.print_object(outcome.model, options.output)
+    with _readers_may_leave():
+        output.print_places(outcome.model, report.write_all(outcome, options.store, options.report), work)
     return outcome.exit_code
+
+
+@contextlib.contextmanager
+def _readers_may_leave() -> Iterator[None]:
+    """The exit code tells the verdict also where nobody reads it (`burnish run ... | head -1`)."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        terminal.drop_readers()
 
 
 def memory_size(text: str) -> int:
@@ -94,14 +114,14 @@ def memory_size(text: str) -> int:
 
 
 def _work_directory(wanted: Path | None, name: str) -> Path:
+    """A new directory, so that nothing which is there is touched and concurrent runs keep apart."""
+    runs = (wanted or locations.cache() / "runs").absolute()
     try:
-        if wanted is not None:
-            wanted.mkdir(parents=True, exist_ok=True)
-            return wanted.resolve()
-        runs = locations.cache() / "runs"
         runs.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=runs))
+        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=runs.resolve()))
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BurnishError(Reason.DiskFull, DISK_FULL) from error
         raise BurnishError(
             Reason.InvalidManifest, f"can't make a work directory: {error}; name one that can be written with --work", field="--work"
         ) from error

@@ -14,9 +14,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from burnish.api.job_contract import FileRef, SourceRecord, TreeRef
+from burnish.api.uris import scrub
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import https
-from burnish.pipeline.https import scrub
 from burnish.store import files, trees
 from burnish.store.keys import source_key
 from burnish.store.store import Store

@@ -7,7 +7,6 @@ here the socket itself knows when the whole download has to be over. And a body 
 from __future__ import annotations
 
 import http.client
-import re
 import ssl
 import time
 import urllib.error
@@ -18,22 +17,13 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import burnish
+from burnish.api.uris import scrub
 from burnish.errors import BurnishError, Reason
 
 MAX_REDIRECTS = 5
 _CHUNK_BYTES = 2**20
 _PEEK_SECONDS = 0.5
 _NOT_FOUND, _FORBIDDEN = {404, 410}, {401, 403, 407}
-
-
-def scrub(uri: str) -> str:
-    """The URI without what may be secret: user information, query and fragment (signatures of pre-signed URIs stand there)."""
-    without_query, mark, _ = uri.partition("?")
-    without_query = without_query.partition("#")[0]
-    if not without_query.lower().startswith("file:"):
-        # up to the last @, because a password may hold a slash that nobody escaped
-        without_query = re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*:/*)?.*@", r"\1", without_query, flags=re.DOTALL)
-    return without_query + ("?..." if mark else "")
 
 
 @dataclass

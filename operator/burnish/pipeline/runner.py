@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import shutil
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,12 +29,12 @@ from burnish.api.job_contract import (
     Warned,
 )
 from burnish.api.scalars import duration_seconds, quantity_value
+from burnish.api.uris import scrub
 from burnish.api.v1alpha1 import status as api
 from burnish.api.v1alpha1.optimized_model import Datasets, OptimizedModel, Target
 from burnish.errors import BurnishError, ExitCode, Reason
 from burnish.pipeline import cpu_limit, machine, publish, status
 from burnish.pipeline.confined_process import Limits
-from burnish.pipeline.https import scrub
 from burnish.pipeline.processes import child_environment
 from burnish.pipeline.progress import Event
 from burnish.pipeline.sidecar import measuring_server
@@ -94,7 +94,7 @@ class Outcome:
 def run(model: OptimizedModel, base: Path, options: Options, listener: Listener) -> Outcome:
     """Run the whole pipeline of one manifest.
 
-    Every error that concerns the user is in the returned status; KeyboardInterrupt passes through after all processes have ended.
+    Every error that concerns the user is in the returned status, and so is Ctrl-C, after which no process is left.
 
     Args:
         base: directory that relative `file:` URIs start from.
@@ -117,16 +117,23 @@ class _Run:
         try:
             with _disk_errors():
                 self.resolved = self._resolve()
-        except BurnishError as error:
-            self._note(error, None)
-            targets = [status.failed_target(t.name, error) for t in self.model.spec.targets]
-            exit_code = error.exit_code
-        else:
             for target in self.model.spec.targets:
                 found, code = self._target(target)
                 targets.append(found)
                 exit_code = max(exit_code, code)
+        except BurnishError as error:  # of the resolve step: a target keeps its own
+            self._note(error, None)
+            targets = self._unfinished(targets, error)
+            exit_code = error.exit_code
+        except KeyboardInterrupt:  # what was published before is in the store, and stays so in the status
+            self._note(_INTERRUPTION, None)
+            targets = self._unfinished(targets, _INTERRUPTION)
+            exit_code = ExitCode.INTERRUPTED
         return Outcome(self._with_status(targets), exit_code, self.results)
+
+    def _unfinished(self, finished: list[api.TargetStatus], error: BurnishError) -> list[api.TargetStatus]:
+        """What finished, and the others as failed."""
+        return finished + [status.failed_target(t.name, error) for t in self.model.spec.targets[len(finished) :]]
 
     def _target(self, target: Target) -> tuple[api.TargetStatus, ExitCode]:
         plan = self._plan_of(target)
@@ -326,9 +333,12 @@ class _Run:
         return self.model.model_copy(update={"status": found})
 
 
+_INTERRUPTION = BurnishError(Reason.Interrupted, "the run was interrupted; run again to go on, finished downloads are kept")
+
+
 def interrupted(model: OptimizedModel) -> Outcome:
     """What a run that Ctrl-C ended comes to."""
-    return not_run(model, BurnishError(Reason.Interrupted, "the run was interrupted; run again to go on, finished downloads are kept"))
+    return not_run(model, _INTERRUPTION)
 
 
 def not_run(model: OptimizedModel, error: BurnishError) -> Outcome:
@@ -356,9 +366,24 @@ def _disk_errors() -> Iterator[None]:
 
 
 def _fresh(directory: Path) -> Path:
-    if directory.exists():
-        shutil.rmtree(directory)
-    directory.mkdir(parents=True)
+    """Make a directory that is not there yet, if need be beside the one that is (a target may be named `resolve`): nothing is ever deleted.
+
+    Raises:
+        BurnishError: InvalidManifest: nothing can be made there.
+    """
+    try:
+        for number in itertools.count(2):
+            try:
+                directory.mkdir(parents=True)
+                break
+            except FileExistsError:
+                directory = directory.with_name(f"{directory.name.partition('.')[0]}.{number}")  # no target's name holds a dot
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise BurnishError(
+            Reason.InvalidManifest, f"can't make a work directory: {error}; name one that can be written with --work", field="--work"
+        ) from error
     return directory
 
 

@@ -1,0 +1,15 @@
+"""URIs as they may be shown. In user information and query stand passwords and signatures, which belong in no message, log or status."""
+
+from __future__ import annotations
+
+import re
+
+
+def scrub(uri: str) -> str:
+    """The URI without what may be secret: user information, query and fragment (signatures of pre-signed URIs stand there)."""
+    without_query, mark, _ = uri.partition("?")
+    without_query = without_query.partition("#")[0]
+    if not without_query.lower().startswith("file:"):
+        # up to the last @, because a password may hold a slash that nobody escaped
+        without_query = re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*:/*)?.*@", r"\1", without_query, flags=re.DOTALL)
+    return without_query + ("?..." if mark else "")
