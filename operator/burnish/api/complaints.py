@@ -18,7 +18,7 @@ from burnish import names
 from burnish.api import scalars
 from burnish.api.base import FieldError
 from burnish.api.schema import Schema
-from burnish.api.uris import scrub
+from burnish.api.uris import scrub, scrub_if_uri
 from burnish.api.yaml_reader import is_plain, show
 
 _LINE_LIMIT = 600
@@ -89,7 +89,7 @@ def describe(value: Any) -> str:
 
 def quote(text: str) -> str:
     """Text in quotes, on one line, escaped and shortened; a URI without its secrets."""
-    return f"'{show(scrub(text) if '://' in text else text, 60)}'"
+    return f"'{show(scrub_if_uri(text), 60)}'"
 
 
 def path(location: tuple[str | int, ...]) -> str:

@@ -13,3 +13,8 @@ def scrub(uri: str) -> str:
         # up to the last @, because a password may hold a slash that nobody escaped
         without_query = re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*:/*)?.*@", r"\1", without_query, flags=re.DOTALL)
     return without_query + ("?..." if mark else "")
+
+
+def scrub_if_uri(text: str) -> str:
+    """Text of any field for a message: people write URIs into wrong ones, too."""
+    return scrub(text) if "://" in text else text

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from burnish.api.uris import scrub_if_uri
 from burnish.errors import BurnishError, Reason
 
 MAX_BYTES = 1 << 20
@@ -145,7 +146,7 @@ def _check(node: yaml.Node, sizes: dict[int, int]) -> int:
     if node.tag not in _PLAIN_TAGS:
         raise _error(node, f"the tag {show(node.tag.replace(_TAG, '!!'))} is not allowed; write plain text, numbers, lists and maps")
     if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS and not _SCALARS[node.tag].match(node.value):
-        raise _error(node, f"{show(node.value, 40)} is not of the type its tag says; remove the tag {node.tag.replace(_TAG, '!!')}")
+        raise _error(node, f"{show(scrub_if_uri(node.value), 40)} is not of the type its tag says; remove the tag {node.tag.replace(_TAG, '!!')}")
     if isinstance(node, yaml.ScalarNode) and (bad := re.search("[\0\ud800-\udfff]", node.value)):
         raise _error(node, f"the character U+{ord(bad[0]):04X} is not allowed; remove it")
     size = 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else sum(_check(child, sizes) for child in _children(node)))

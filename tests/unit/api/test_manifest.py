@@ -184,3 +184,26 @@ def test_any_text_is_refused_without_a_traceback(text: str) -> None:
     with pytest.raises(BurnishError) as caught:
         manifest.loads(text)
     assert caught.value.reason is Reason.InvalidManifest
+
+
+SECRET_URI = "https://u:secretpw@h.example/m?sig=hunter2"  # noqa: S105  # made up
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(f'{{uri: "{SECRET_URI}\\n"}}', id="not one line"),
+        pytest.param(f'{{uri: "{SECRET_URI}{"x" * 3000}"}}', id="too long"),
+        pytest.param('{uri: "\\u0007u:secretpw@h.example/m?sig=hunter2"}', id="no scheme"),
+        pytest.param(f'"{SECRET_URI}"', id="not a map"),
+        pytest.param(f'{{"{SECRET_URI}": 3}}', id="as a field"),
+        pytest.param(f'{{uri: a, format: "{SECRET_URI}"}}', id="in another field"),
+        pytest.param(f'{{uri: a, digest: "{SECRET_URI}"}}', id="as a digest"),
+        pytest.param(f'{{uri: !!int "{SECRET_URI}"}}', id="as a number"),
+    ],
+)
+def test_loads_never_shows_what_may_be_secret_in_a_uri(source: str) -> None:
+    with pytest.raises(BurnishError) as caught:
+        manifest.loads(GOOD.replace("{uri: file:digits.onnx}", source))
+    assert "source" in str(caught.value) or "h.example" in str(caught.value)
+    assert not [secret for secret in ("secretpw", "hunter2", "u:") if secret in str(caught.value)]
