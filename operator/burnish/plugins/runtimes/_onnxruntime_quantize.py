@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -25,16 +28,33 @@ Add leaves one step of the scale for everything else)."""
 
 
 def apply(step: base.Step, source: Path, target: Path, *, calibration: Sequence[base.Arrays]) -> None:
-    """Run one step; see `Runtime.apply`."""
+    """Run one step; see `Runtime.apply`. Scratch files go beside `target`.
+
+    Raises:
+        BurnishError: CandidateNotBuildable.
+        OSError, MemoryError: the machine has no room.
+    """
     ort.import_onnxruntime()
-    with tempfile.TemporaryDirectory(prefix="burnish-quantize-") as folder:
+    with tempfile.TemporaryDirectory(prefix="quantize-", dir=target.parent) as folder, _scratch(folder):
         try:
             _APPLY[step.kind](step, source, target, Path(folder), calibration)
-        except BurnishError:
+        except (BurnishError, OSError, MemoryError):  # the machine's trouble is no finding about the candidate
             raise
         except Exception as error:  # the tools raise whatever comes: ValueError, KeyError, AssertionError, ONNX Runtime's own
+            if os.strerror(errno.ENOSPC) in str(error):  # from ONNX Runtime's own code, as an exception of its own
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise BurnishError(Reason.CandidateNotBuildable, f"{step.kind} quantization failed: {_line(error)}") from error
     _believe(source, target, calibration)
+
+
+@contextlib.contextmanager
+def _scratch(folder: str) -> Iterator[None]:
+    """Have the tools' own temporary files in `folder` too: --work, not TMPDIR, says where there is room."""
+    before, tempfile.tempdir = tempfile.tempdir, folder
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def versions(path: Path) -> tuple[int, int]:

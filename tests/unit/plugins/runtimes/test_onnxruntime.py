@@ -274,3 +274,19 @@ def test_every_lowered_recipe_of_a_model_applies(
         ORT.build(target, tmp_path / f"{recipe.name}-built", image=image)
         assert target.stat().st_size < exported.stat().st_size * 1.5
         assert _cosine(target, exported, _texts(4)) > 0.98
+
+
+def test_full_disk_is_no_finding_about_the_candidate(make_text: Make, save: Save, tmp_path: Path) -> None:
+    target = tmp_path / "out" / "model.onnx"
+    target.parent.mkdir()
+    target.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        ORT.apply(_step("dynamic"), save(make_text()), target, calibration=[])
+
+
+def test_scratch_files_go_beside_the_result(make_text: Make, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/proc/no-room-here")
+    target = tmp_path / "out" / "model.onnx"
+    target.parent.mkdir()
+    ORT.apply(_step("dynamic"), save(make_text()), target, calibration=[])
+    assert [p.name for p in target.parent.iterdir()] == ["model.onnx"]
