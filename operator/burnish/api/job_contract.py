@@ -167,6 +167,14 @@ class TensorDifference(ApiModel):
     """Per sample: share of equal elements, integer, bool and string outputs only."""
     non_finite_samples: int = 0
     """Samples with a non-finite value where the reference is finite."""
+    unlisted_samples: int = 0
+    """Samples after those of the lists: counted in `non_finite_samples`, otherwise only their extremes are kept, below."""
+    unlisted_cosine: float | None = None
+    """Their lowest."""
+    unlisted_absolute_error: float | None = None
+    """Their largest."""
+    unlisted_match: float | None = None
+    """Their lowest share of equal elements."""
 
 
 class Evaluated(ApiModel):

@@ -36,13 +36,14 @@ def compare(reference: Arrays, outputs: Arrays, *, batched: bool = True) -> tupl
     return tuple(_compare_output(name, _samples(array, batched), _other(outputs, name, array, batched)) for name, array in reference.items())
 
 
-def concatenate(parts: Sequence[Sequence[TensorDifference]]) -> tuple[TensorDifference, ...]:
+def concatenate(parts: Sequence[Sequence[TensorDifference]], *, listed: int | None = None) -> tuple[TensorDifference, ...]:
     """The differences of several batches as if they had been one.
 
     Args:
         parts: per batch what `compare` returned, the same outputs each time.
+        listed: samples that are kept one by one, from the start; of the others only the extremes. None: all.
     """
-    return tuple(
+    joined = (
         TensorDifference(
             output=same[0].output,
             cosine=tuple(x for d in same for x in d.cosine),
@@ -53,6 +54,30 @@ def concatenate(parts: Sequence[Sequence[TensorDifference]]) -> tuple[TensorDiff
         )
         for same in zip(*parts, strict=True)
     )
+    return tuple(joined if listed is None else (_shortened(d, listed) for d in joined))
+
+
+def _shortened(d: TensorDifference, listed: int) -> TensorDifference:
+    beyond = sample_count(d) - listed
+    if beyond <= 0:
+        return d
+    return d.model_copy(
+        update={
+            "cosine": d.cosine[:listed],
+            "max_absolute_error": d.max_absolute_error[:listed],
+            "reference_max": d.reference_max[:listed],
+            "exact_match": d.exact_match[:listed],
+            "unlisted_samples": beyond,
+            "unlisted_cosine": min(d.cosine[listed:], default=None),
+            "unlisted_absolute_error": max(d.max_absolute_error[listed:], default=None),
+            "unlisted_match": min(d.exact_match[listed:], default=None),
+        }
+    )
+
+
+def sample_count(d: TensorDifference) -> int:
+    """Samples that were compared."""
+    return max(len(d.cosine), len(d.exact_match)) + d.unlisted_samples
 
 
 def preserving_violation(differences: Sequence[TensorDifference]) -> str | None:
@@ -75,34 +100,42 @@ def preserving_violation(differences: Sequence[TensorDifference]) -> str | None:
 
 def worst_output(differences: Sequence[TensorDifference]) -> TensorDifference | None:
     """The float output with the lowest cosine in any sample; None where there are no float outputs."""
-    return min((d for d in differences if d.cosine), key=lambda d: min(d.cosine), default=None)
+    return min((d for d in differences if d.cosine), key=_lowest_cosine, default=None)
 
 
 def worst_cosine(differences: Sequence[TensorDifference]) -> float | None:
     """Cosine of the worst sample of the worst float output; None where there are no float outputs."""
     found = worst_output(differences)
-    return min(found.cosine) if found else None
+    return _lowest_cosine(found) if found else None
 
 
 def median_cosine(differences: Sequence[TensorDifference]) -> float | None:
-    """Median over the samples of the worst float output; None where there are no float outputs."""
+    """Median over the listed samples of the worst float output; None where there are no float outputs."""
     found = worst_output(differences)
     return float(np.median(found.cosine)) if found else None
 
 
 def largest_error(differences: Sequence[TensorDifference]) -> float | None:
     """Largest absolute difference over float outputs and samples; None where there are no float outputs."""
-    return max((error for d in differences for error in d.max_absolute_error), default=None)
+    return max((error for d in differences for error in (*d.max_absolute_error, *_given(d.unlisted_absolute_error))), default=None)
 
 
 def worst_exact_match(differences: Sequence[TensorDifference]) -> float | None:
     """Lowest share of equal elements over integer, bool and string outputs and samples; None where there are none."""
-    return min((share for d in differences for share in d.exact_match), default=None)
+    return min((share for d in differences for share in (*d.exact_match, *_given(d.unlisted_match))), default=None)
 
 
 def non_finite_samples(differences: Sequence[TensorDifference]) -> int:
     """Samples, over all outputs, with NaN or infinity where the reference is finite."""
     return sum(d.non_finite_samples for d in differences)
+
+
+def _lowest_cosine(d: TensorDifference) -> float:
+    return min((*d.cosine, *_given(d.unlisted_cosine)))
+
+
+def _given(value: float | None) -> tuple[float, ...]:
+    return () if value is None else (value,)
 
 
 def _other(outputs: Arrays, name: str, reference: NDArray[np.generic], batched: bool) -> NDArray[np.generic]:

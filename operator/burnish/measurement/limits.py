@@ -181,13 +181,13 @@ def _judge_score(score: ScoreSummary | None, max_drop: float) -> LimitVerdict:
 
 
 def _judge_equivalence(found: EquivalenceSummary | None, minimum: float) -> LimitVerdict:
-    """Float outputs by cosine; a model without any by its share of equal elements (DESIGN.md section 1)."""
+    """Float outputs by cosine, all others by their share of equal elements; the worse of the two counts."""
     name = "equivalence.minCosine"
-    worst, unit = (found.worst_cosine, "cosine") if found else (None, "")
-    if found and worst is None:
-        worst, unit = found.exact_match, "share of equal elements"
-    if worst is None:
+    units = ((found.worst_cosine, "cosine"), (found.exact_match, "share of equal elements")) if found else ()
+    figures = [(value, unit) for value, unit in units if value is not None]
+    if not figures:
         return _undecided(name, "no outputs were compared", limit=minimum)
+    worst, unit = min(figures)
     text = f"{unit} of the worst sample is {worst:.4f}; limit {format_decimal(minimum)}"
     return _judged(name, Reason.OutputsDiffer, Estimate(estimate=worst, low=worst, high=worst), minimum, text, at_least=True)
 

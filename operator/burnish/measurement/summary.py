@@ -122,7 +122,7 @@ def _equivalence(differences: Sequence[TensorDifference]) -> EquivalenceSummary:
         max_absolute_error=equivalence.largest_error(differences),
         exact_match=equivalence.worst_exact_match(differences),
         non_finite_samples=equivalence.non_finite_samples(differences),
-        samples=max(max(len(d.cosine), len(d.exact_match)) for d in differences),
+        samples=max(equivalence.sample_count(d) for d in differences),
     )
 
 

@@ -136,3 +136,14 @@ def test_unbatched_output_is_one_sample() -> None:
     whole = equivalence.compare({"y": np.ones((4, 4))}, {"y": np.ones((4, 4))}, batched=False)
     assert scalar[0].cosine == (1.0,)
     assert len(whole[0].cosine) == 1
+
+
+def test_extremes_of_unlisted_samples_still_count() -> None:
+    reference = {"f": np.ones((6, 2)), "i": np.ones((6, 2), int)}
+    other = {"f": reference["f"].copy(), "i": reference["i"].copy()}
+    other["f"][4], other["i"][5, 0] = -3, 0
+    whole, short = (equivalence.concatenate([equivalence.compare(reference, other)], listed=listed) for listed in (None, 2))
+    assert [len(d.cosine or d.exact_match) for d in short] == [2, 2]
+    for figure in (equivalence.worst_cosine, equivalence.largest_error, equivalence.worst_exact_match):
+        assert figure(short) == figure(whole)
+    assert [equivalence.sample_count(d) for d in short] == [6, 6]

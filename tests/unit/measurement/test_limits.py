@@ -272,3 +272,10 @@ def test_early_stop_waits_for_requests_that_a_tail_needs() -> None:
     tail = [{"load": "single", "percentile": "P99", "max": "1s"}]
     assert not decided([trace(a=0.5)], ["a"], latency=tail)
     assert decided([trace(rounds=60, a=0.5)], ["a"], latency=tail)
+
+
+@pytest.mark.parametrize(("cosine", "match", "unit"), [(0.9, 0.995, "cosine"), (0.995, 0.9, "share of equal elements")])
+def test_model_with_float_and_integer_outputs_is_judged_on_the_worse(cosine: float, match: float, unit: str) -> None:
+    found = the(judge(summary(cosine=cosine, exact_match=match), equivalence={"minCosine": "0.99"}), "equivalence.minCosine")
+    assert (found.verdict, found.value) == (Verdict.Refused, 0.9)
+    assert found.message.startswith(unit)
