@@ -12,7 +12,7 @@ API_VERSION = f"{GROUP}/{VERSION}"
 CONTRACT_VERSION: Literal[1] = 1
 """Version of the request, the records and the result that steps exchange (`burnish.api.job_contract`)."""
 
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 """Version of the measuring method; part of the measurement key, so that a better method measures again."""
 
 BASELINE = "baseline"

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from burnish.measurement import tensors
 from burnish.measurement.connection import Connection
-from burnish.plugins.base import Arrays, DataType
+from burnish.plugins.base import Arrays, DataType, Signature
 
 
 class ServerUnreachableError(Exception):
@@ -90,13 +90,15 @@ class ModelStatistics:
 class TritonClient:
     """One server. Threads may share it: each gets a keep-alive connection of its own."""
 
-    def __init__(self, url: str, timeout_s: float = 60.0) -> None:
+    def __init__(self, url: str, timeout_s: float = 60.0, *, signature: Signature | None = None) -> None:
         """Args:
         url: `http://host:port`.
         timeout_s: longest wait for a connection, and for each piece of an answer.
+        signature: of the models that will be asked: arrays then have the models' own ranks, which are not always Triton's
+            (`tensors.to_served`); None: arrays have Triton's.
         """
         address = urlsplit(url if "//" in url else f"//{url}")
-        self.timeout_s = timeout_s
+        self.timeout_s, self._signature = timeout_s, signature
         self._host, self._port = address.hostname or "127.0.0.1", address.port or 80
         self._local = threading.local()
         self._connections: list[Connection] = []
@@ -155,6 +157,8 @@ class TritonClient:
         Raises:
             ValueError: a dtype that the protocol does not have.
         """
+        if self._signature is not None:
+            arrays = tensors.to_served(arrays, self._signature)
         data = {name: tensors.to_bytes(array) for name, array in arrays.items()}
         header: dict[str, Any] = {
             "inputs": [
@@ -204,7 +208,8 @@ class TritonClient:
 
     def infer(self, model: str, arrays: Arrays, output_names: Sequence[str] | None = None) -> dict[str, NDArray[np.generic]]:
         """Send one request and decode the answer; errors as in `prepare` and `send`."""
-        return decode(self.send(self.prepare(model, arrays, output_names)))
+        outputs = decode(self.send(self.prepare(model, arrays, output_names)))
+        return outputs if self._signature is None else tensors.from_served(outputs, self._signature)
 
     def close(self) -> None:
         """Close the connections of all threads. No thread may be in `send`."""

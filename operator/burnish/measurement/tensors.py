@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from burnish.plugins.base import DataType
+from burnish.plugins.base import Arrays, DataType, Signature, Tensor
 
 _WIRE = {kind: np.dtype(kind.numpy_name).newbyteorder("<") for kind in DataType if kind is not DataType.BYTES}
 _KINDS = {np.dtype(kind.numpy_name): kind for kind in DataType if kind is not DataType.BYTES}
+
+
+def to_served(arrays: Arrays, signature: Signature) -> dict[str, NDArray[np.generic]]:
+    """Inputs of the model's own rank as Triton takes them.
+
+    Triton has no tensor without a dimension besides the batch, so `serving.config` declares such a tensor as `[1]`: (N,) is sent as (N, 1),
+    a scalar of a model without a batch axis as (1,).
+    """
+    scalars = _scalars(signature.inputs, signature)
+    return {name: array[..., None] if name in scalars else array for name, array in arrays.items()}
+
+
+def from_served(arrays: Arrays, signature: Signature) -> dict[str, NDArray[np.generic]]:
+    """Outputs as Triton sends them in the model's own rank: what `to_served` does to inputs, undone."""
+    scalars = _scalars(signature.outputs, signature)
+    return {name: array[..., 0] if name in scalars and array.shape[-1:] == (1,) else array for name, array in arrays.items()}
+
+
+def _scalars(tensors: Sequence[Tensor], signature: Signature) -> set[str]:
+    """Names of the tensors with no dimension besides the batch."""
+    return {tensor.name for tensor in tensors if len(tensor.shape) == int(signature.is_batched)}
 
 
 def data_type(array: NDArray[np.generic]) -> DataType:

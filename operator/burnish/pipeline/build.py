@@ -60,6 +60,8 @@ def run(work: WorkDir) -> BuildStepRecord:
         try:
             models.append(builder.build(candidate.name, candidate.summary, work.path(candidate.file), recipes[candidate.name].steps))
         except BurnishError as error:
+            if error.reason not in (Reason.CandidateNotBuildable, Reason.UnsupportedOpset):
+                raise
             emit(f"candidate {candidate.name} is left out: {error.message}", warning=True)
             models.append(BuiltModel(name=candidate.name, summary=candidate.summary, reason=Reason.CandidateNotBuildable, message=error.message))
     folders = {m.name: work.path(m.directory) for m in models if m.directory is not None}
@@ -76,8 +78,8 @@ class _Builder:
         self.image = images.image(request.serving_image)
         data = samples.open_datasets(work, request, exported.signature)
         self.inputs: tuple[ResolvedInput, ...] = data.inputs
-        self.keeps_axis = data.best.keeps_axis if data.best else all(i.is_batched for i in data.inputs)
-        self.golden = data.feeds(1)[0]
+        self.data = data
+        self.golden = data.feeds(1, data.smallest_batch)[0]
         self.threads = request.target.resources.threads
 
     def build(self, name: str, summary: str, model: Path, steps: tuple[plugins.Step, ...]) -> BuiltModel:
@@ -88,7 +90,7 @@ class _Builder:
         self.runtime.build(model, loadable, image=self.image)
         answer = self.runtime.open(loadable, threads=self.threads).infer(self.golden)
         samples.save_pair(directory / "golden.npz", self.golden, answer)
-        (directory / "golden.request").write_bytes(samples.request_body(self.golden))
+        (directory / "golden.request").write_bytes(samples.request_body(self.golden, self.exported.signature))
         config = ArtifactConfig(
             name=name,
             summary=summary,
@@ -119,7 +121,8 @@ class _Builder:
         parts = []
         for path in sorted((self.work.folder(StepName.export) / export.REFERENCE).iterdir()):
             feed, expected = samples.load_pair(path)
-            parts.append(equivalence.compare(expected, session.infer(feed), batched=self.keeps_axis))
+            source, built = (self.data.as_batch(answer, self.data.smallest_batch) for answer in (expected, session.infer(feed)))
+            parts.append(equivalence.compare(source, built))
         differences = equivalence.concatenate(parts)
         violation = equivalence.preserving_violation(differences)
         if violation:

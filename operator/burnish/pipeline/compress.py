@@ -9,9 +9,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from burnish.api.job_contract import CompressedCandidate, CompressRecord, ExportRecord, PassEntryJson, PipelineRequest, StepName
-from burnish.errors import REASONS, BurnishError, Kind, Reason
-from burnish.pipeline import export, samples
+from burnish.api.job_contract import CompressedCandidate, CompressRecord, ExportRecord, PipelineRequest, StepName
+from burnish.errors import BurnishError, Reason
+from burnish.pipeline import samples
+from burnish.pipeline.export import MODEL
+from burnish.pipeline.lowering import lower
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
 from burnish.plugins import base as plugins
@@ -26,9 +28,9 @@ def run(work: WorkDir) -> CompressRecord:
     """
     request, exported = work.load_request(), work.load(StepName.export, ExportRecord)
     runtime = registry.runtimes()[request.target.runtime.value]
-    data = samples.open_datasets(work, request, exported.signature).calibration
-    calibration: Sequence[plugins.Arrays] = data.feeds(1) if data else ()
-    lowering = runtime.lower(pass_requests(request.passes), exported.graph, request.hardware_class, has_calibration=bool(calibration))
+    data = samples.open_datasets(work, request, exported.signature)
+    calibration: Sequence[plugins.Arrays] = data.calibration.feeds(data.smallest_batch, fill=True) if data.calibration else ()
+    lowering = lower(request, exported.graph)
     candidates = [CompressedCandidate(name=s.name, summary="", reason=Reason.CandidateNotBuildable, message=s.message) for s in lowering.skipped]
     for number, recipe in enumerate(lowering.recipes):
         emit(f"candidate {recipe.name}: {recipe.summary}", done=number / len(lowering.recipes))
@@ -36,31 +38,23 @@ def run(work: WorkDir) -> CompressRecord:
     return CompressRecord(candidates=tuple(candidates))
 
 
-def pass_requests(entries: tuple[PassEntryJson, ...]) -> list[plugins.PassRequest]:
-    """The passes of a request as their plugins' own config classes."""
-    return [plugins.PassRequest(e.name, registry.passes()[e.name].config.model_validate(e.config)) for e in entries]
-
-
 def recipes(work: WorkDir, request: PipelineRequest, exported: ExportRecord) -> dict[str, plugins.Recipe]:
     """The recipes by name; lowering is pure, so asking again gives the same."""
-    runtime = registry.runtimes()[request.target.runtime.value]
-    has_calibration = request.datasets.calibration is not None
-    found = runtime.lower(pass_requests(request.passes), exported.graph, request.hardware_class, has_calibration=has_calibration)
-    return {recipe.name: recipe for recipe in found.recipes}
+    return {recipe.name: recipe for recipe in lower(request, exported.graph).recipes}
 
 
 def _make(work: WorkDir, runtime: plugins.Runtime, recipe: plugins.Recipe, calibration: Sequence[plugins.Arrays]) -> CompressedCandidate:
     folder = work.folder(StepName.compress)
-    current = work.folder(StepName.export) / export.MODEL
+    current = work.folder(StepName.export) / MODEL
     started = time.monotonic()
     try:
         for number, step in enumerate(recipe.steps):
-            target = folder / f"{recipe.name}.{number}" / export.MODEL
+            target = folder / f"{recipe.name}.{number}" / MODEL
             target.parent.mkdir(parents=True, exist_ok=True)
             runtime.apply(step, current, target, calibration=calibration)
             current = target
     except BurnishError as error:
-        if REASONS[error.reason].kind is Kind.INPUT:
+        if error.reason is not Reason.CandidateNotBuildable:  # a full disk says nothing about the candidate, and findings are kept for ever
             raise
         emit(f"candidate {recipe.name} is left out: {error.message}", warning=True)
         return CompressedCandidate(name=recipe.name, summary=recipe.summary, reason=error.reason, message=error.message)

@@ -62,7 +62,7 @@ class Dataset:
                 field="spec.measurement.loads",
             )
         if not self.keeps_axis:
-            return [{name: array[i] for name, array in self.arrays.items()} for i in range(len(self))]
+            return [{name: array[i, ...] for name, array in self.arrays.items()} for i in range(len(self))]  # `...`: an array also of a scalar
         count = -(-len(self) // batch) * batch if fill else len(self)
         index = np.arange(count) % len(self)
         return [{name: array[index[i : i + batch]] for name, array in self.arrays.items()} for i in range(0, count, batch)]

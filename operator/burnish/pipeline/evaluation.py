@@ -6,7 +6,7 @@ Batch by batch, so that memory stays bounded: of a model with large outputs only
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -18,10 +18,10 @@ from burnish.errors import BurnishError, Reason
 from burnish.measurement import equivalence, metrics
 from burnish.measurement.client import ModelError, ServerUnreachableError, TritonClient
 from burnish.pipeline.progress import emit
-from burnish.pipeline.samples import MADE_UP, Samples, as_batch
+from burnish.pipeline.samples import MADE_UP, Samples
 
-MAX_COMPARED = 1000
-"""Samples on which outputs are compared element by element; all of them are scored."""
+MAX_LISTED = 1000
+"""Samples whose differences are kept one by one; of those after them, the extremes."""
 
 
 @dataclasses.dataclass
@@ -47,82 +47,119 @@ def evaluate(
         models: the baseline and the candidates that answer.
         data: evaluation data where there is any; else calibration data or made-up requests are compared, and nothing is scored.
         request: says metric, decode and output.
-        batch: samples per request.
+        batch: samples per request; without data, the smallest that is allowed.
         drop: told of a candidate that fails, with Triton's words; it is left out from then on.
 
     Raises:
-        BurnishError: BaselineFailed, ServerLost; InvalidDataset, LabelsMissing, where labels do not fit the outputs.
+        BurnishError: BaselineFailed, ServerLost; what `check_scorable` and `Samples.check_answer` raise.
     """
-    keeps_axis = data.best.keeps_axis if data.best else all(i.is_batched for i in data.inputs)
-    feeds = data.best.feeds(batch) if data.best else data.feeds(MADE_UP, 1)
-    run = _Evaluation(client, models, request.datasets.evaluation if data.evaluation else None, keeps_axis, drop)
+    batch = batch if data.best else data.smallest_batch
+    feeds = data.feeds(len(data.best or range(MADE_UP)), batch)
+    samples = len(data.best) if data.best else len(feeds) * batch
+    run = _Evaluation(client, models, request, data, drop)
     for number, feed in enumerate(feeds):
-        run.add(feed)
+        run.add(feed, batch, min(batch, samples - run.samples))
         emit(f"answers compared: {run.samples}", done=(number + 1) / len(feeds))
     emit(f"{run.samples} samples answered by {len(run.answers)} models")
-    return run.result(data.evaluation.labels if data.evaluation else None)
+    return run.result()
+
+
+def check_scorable(outputs: Mapping[str, np.ndarray], data: Samples, request: PipelineRequest) -> None:
+    """Refuse outputs that can't be decoded as the manifest says, and labels that can't be theirs: one answer tells, so ask before the many.
+
+    Args:
+        outputs: of the baseline or the source, any number of samples, (N, ...).
+        data: with the labels.
+        request: says metric, decode and output.
+
+    Raises:
+        BurnishError: InvalidManifest, LabelsMissing, InvalidDataset.
+    """
+    spec = request.datasets.evaluation
+    if spec is None or data.evaluation is None:
+        return
+    name, scored = _scored(spec, outputs)
+    metrics.decode_answers(scored, spec.decode, name=name)
+    if spec.metric is Metric.Accuracy:
+        metrics.label_answers(data.evaluation.labels, scored.shape, len(data.evaluation))
+
+
+def _scored(spec: EvaluationSpec, outputs: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray]:
+    name = spec.output or next(iter(outputs))
+    return name, outputs[name]
 
 
 class _Evaluation:
     """Answers and differences so far."""
 
     def __init__(
-        self, client: TritonClient, models: Sequence[str], spec: EvaluationSpec | None, keeps_axis: bool, drop: Callable[[str, str], None]
+        self, client: TritonClient, models: Sequence[str], request: PipelineRequest, data: Samples, drop: Callable[[str, str], None]
     ) -> None:
-        self.client, self.spec, self.keeps_axis, self.drop = client, spec, keeps_axis, drop
+        self.client, self.request, self.data, self.drop = client, request, data, drop
+        self.spec = request.datasets.evaluation if data.evaluation else None
         self.answers: dict[str, list[metrics.Answer]] = {name: [] for name in models}
         self.differences: dict[str, list[tuple[TensorDifference, ...]]] = {name: [] for name in models if name != names.BASELINE}
-        self.samples = self.compared = 0
+        self.samples = 0
         self.output = ""
         self.output_shape: tuple[int, ...] = ()
 
-    def add(self, feed: dict[str, np.ndarray]) -> None:
-        baseline = self._infer(names.BASELINE, feed)
-        if baseline is None:
-            return
-        count = len(next(iter(baseline.values())))
+    def add(self, feed: dict[str, np.ndarray], sent: int, kept: int) -> None:
+        """Ask everybody. `sent` samples are in the request, of which the first `kept` count; the others complete it."""
+        raw = self._infer(names.BASELINE, feed)
+        self.data.check_answer(raw, sent)
+        baseline = self._samples(raw, sent, kept)
+        if not self.samples:
+            check_scorable(baseline, self.data, self.request)
         self._decode(names.BASELINE, baseline)
         for name in list(self.differences):
-            outputs = self._infer(name, feed)
-            if outputs is None:
-                continue
-            self._decode(name, outputs)
-            if self.compared < MAX_COMPARED:
+            try:
+                outputs = self._samples(self._infer(name, feed), sent, kept)
                 self.differences[name].append(equivalence.compare(baseline, outputs))
-        self.samples += count
-        if self.compared < MAX_COMPARED:
-            self.compared += count
+            except ModelError as error:
+                self._leave_out(name, str(error))
+            except BurnishError as error:
+                if error.reason is not Reason.OutputsDiffer:
+                    raise
+                self._leave_out(name, error.message)
+            else:
+                self._decode(name, outputs)
+        self.samples += kept
 
-    def result(self, labels: np.ndarray | None) -> Evaluation:
-        differences = {name: equivalence.concatenate(parts) for name, parts in self.differences.items() if parts}
+    def result(self) -> Evaluation:
+        differences = {name: equivalence.concatenate(parts, listed=MAX_LISTED) for name, parts in self.differences.items() if parts}
         if self.spec is None:
-            return Evaluation({}, (), differences, self.compared)
+            return Evaluation({}, (), differences, self.samples)
         expected = self.answers[names.BASELINE]
-        if self.spec.metric is Metric.Accuracy:
-            expected = metrics.label_answers(labels, self.output_shape, self.samples)
+        if self.spec.metric is Metric.Accuracy and self.data.evaluation is not None:
+            expected = metrics.label_answers(self.data.evaluation.labels, self.output_shape, self.samples)
         scores = {name: metrics.answer_scores(expected, answers) for name, answers in self.answers.items()}
         baseline = scores.pop(names.BASELINE)
         evaluated = {
             name: Evaluated(metric=self.spec.metric.value, decode=self.spec.decode.value, output=self.output, baseline=baseline, candidate=candidate)
             for name, candidate in scores.items()
         }
-        return Evaluation(evaluated, baseline, differences, self.compared)
+        return Evaluation(evaluated, baseline, differences, self.samples)
 
-    def _infer(self, name: str, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+    def _samples(self, outputs: dict[str, np.ndarray], sent: int, kept: int) -> dict[str, np.ndarray]:
+        return {name: array[:kept] for name, array in self.data.as_batch(outputs, sent).items()}
+
+    def _leave_out(self, name: str, message: str) -> None:
+        self.drop(name, message)
+        del self.differences[name], self.answers[name]
+
+    def _infer(self, name: str, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
-            return as_batch(self.client.infer(name, feed), self.keeps_axis)
+            return self.client.infer(name, feed)
         except ModelError as error:
             if name == names.BASELINE:
                 raise BurnishError(Reason.BaselineFailed, f"the baseline does not answer an evaluation sample: {error}") from error
-            self.drop(name, str(error))
-            del self.differences[name], self.answers[name]
-            return None
+            raise
         except ServerUnreachableError as error:
             raise BurnishError(Reason.ServerLost, f"Triton was lost while {name} answered evaluation samples: {error}") from error
 
     def _decode(self, name: str, outputs: dict[str, np.ndarray]) -> None:
         if self.spec is None:
             return
-        self.output = self.spec.output or next(iter(outputs))
-        self.output_shape = outputs[self.output].shape
-        self.answers[name] += metrics.decode_answers(outputs[self.output], self.spec.decode, name=self.output)
+        self.output, scored = _scored(self.spec, outputs)
+        self.output_shape = scored.shape
+        self.answers[name] += metrics.decode_answers(scored, self.spec.decode, name=self.output)

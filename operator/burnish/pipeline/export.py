@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from burnish.api.job_contract import ExportRecord, PipelineRequest, StageRecord, StepName
+from burnish.api.job_contract import ExportRecord, StageRecord, StepName
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import samples
+from burnish.pipeline.evaluation import check_scorable
+from burnish.pipeline.lowering import lower
 from burnish.pipeline.progress import emit
 from burnish.pipeline.status import resolution_warning
 from burnish.pipeline.workdir import WorkDir
@@ -20,14 +22,15 @@ from burnish.serving import images
 MODEL = "model.onnx"
 REFERENCE = "reference"
 REFERENCE_SAMPLES = 8
-"""Requests on which the export is compared with the source; each is one sample."""
+"""Requests on which the export is compared with the source; each is one sample, or as few as spec.inputs allows."""
 
 
 def run(work: WorkDir) -> ExportRecord:
     """Bring the source to ONNX and leave `model.onnx` and `reference/` (requests and the source's own answers).
 
     Raises:
-        BurnishError: what `Format.export` raises; UnsupportedFormat; InvalidDataset, LabelsMissing, InputsMismatch, InputsNotGeneratable.
+        BurnishError: what `Format.export`, `samples.open_datasets`, `lower` and `check_scorable` raise; UnsupportedFormat; InvalidModel where
+            the outputs don't count the samples.
     """
     request, staged = work.load_request(), work.load(StepName.stage, StageRecord)
     source = work.path(staged.source)
@@ -37,14 +40,14 @@ def run(work: WorkDir) -> ExportRecord:
     signature, graph = plugin.export(source, folder / MODEL, image=images.image(request.serving_image))
     emit(f"{graph.parameters:,} parameters in {sum(graph.op_counts.values())} nodes, opset {graph.opset}")
     data = samples.open_datasets(work, request, signature)
-    _check_output(request, signature)
-    for load in request.measurement.loads:
-        data.feeds(1, load.batch_size)  # a batch that the model can't take is refused now, not when it is measured
+    lower(request, graph)
     warning = resolution_warning(len(data.evaluation or ()), request.constraints)
     if warning:
         emit(warning.message, warning=True)  # now, not after everything was measured
-    feeds = data.feeds(REFERENCE_SAMPLES)
+    feeds = data.feeds(REFERENCE_SAMPLES, data.smallest_batch)
     for number, (feed, answer) in enumerate(zip(feeds, plugin.reference(source, feeds), strict=True)):
+        data.check_answer(answer, data.smallest_batch)
+        check_scorable(data.as_batch(answer, data.smallest_batch), data, request)
         samples.save_pair(folder / REFERENCE / f"{number}.npz", feed, answer)
     return ExportRecord(signature=signature, graph=graph, format=plugin.name)
 
@@ -68,14 +71,3 @@ def detect(source: Path, declared: str | None) -> plugins.Format:
         if plugin.detect(source):
             return plugin
     raise BurnishError(Reason.UnsupportedFormat, f"{source.name} is of no known format; known: {', '.join(known)}", field="spec.source.uri")
-
-
-def _check_output(request: PipelineRequest, signature: plugins.Signature) -> None:
-    evaluation = request.datasets.evaluation
-    outputs = [t.name for t in signature.outputs]
-    if evaluation and evaluation.output is not None and evaluation.output not in outputs:
-        raise BurnishError(
-            Reason.InputsMismatch,
-            f"the model has no output {evaluation.output!r}; it has {', '.join(outputs)}",
-            field="spec.datasets.evaluation.output",
-        )

@@ -70,7 +70,7 @@ def run(work: WorkDir, *, url: str, server_pid: int | None, cpu_enforcement: str
     _leave_cpus_to_the_server(server_pid)
     request = work.load_request()
     build, folder = _build_record(work, request)
-    measurement = _Measurement(work, request, build, folder, TritonClient(url), server_pid)
+    measurement = _Measurement(work, request, build, folder, TritonClient(url, signature=build.signature), server_pid)
     record = measurement.run(facts, cpu_enforcement)
     return MeasureStepRecord(build=build, measurement=record)
 
@@ -151,6 +151,10 @@ class _Measurement:
             action(name)
         except ModelError as error:
             self._drop(name, str(error))
+        except BurnishError as error:
+            if error.reason is not Reason.OutputsDiffer:
+                raise
+            self._drop(name, error.message)
         except ServerUnreachableError as error:
             raise BurnishError(Reason.ServerLost, f"Triton was lost while {name} answered: {error}") from error
 

@@ -11,11 +11,13 @@ import numpy as np
 
 from burnish.api.job_contract import PipelineRequest, ResolvedInput, StageRecord, StepName
 from burnish.api.v1alpha1.optimized_model import Metric
+from burnish.errors import BurnishError, Reason
 from burnish.measurement import tensors
 from burnish.pipeline.datasets import Dataset, load_dataset
-from burnish.pipeline.inputs import Shapes, generate, resolve_inputs
+from burnish.pipeline.inputs import Shapes, concrete_shape, generate, resolve_inputs
 from burnish.pipeline.workdir import WorkDir
 from burnish.plugins.base import Arrays, Signature
+from burnish.serving.config import smallest_batch
 
 SEED = 20250101
 """Of made-up requests: equal in every run."""
@@ -36,23 +38,74 @@ class Samples:
         """The data that requests are drawn from: evaluation before calibration."""
         return self.evaluation or self.calibration
 
-    def feeds(self, count: int, batch: int = 1) -> list[dict[str, np.ndarray]]:
-        """`count` requests at most, of exactly `batch` samples each.
+    @property
+    def is_batched(self) -> bool:
+        """A request may hold several samples."""
+        return self.best.is_batched if self.best else all(i.is_batched for i in self.inputs)
+
+    @property
+    def keeps_axis(self) -> bool:
+        """A request has a leading axis for its samples."""
+        return self.best.keeps_axis if self.best else self.is_batched
+
+    @property
+    def smallest_batch(self) -> int:
+        """Samples of the smallest request that spec.inputs allows."""
+        return smallest_batch([i for i in self.inputs if i.is_batched])
+
+    def check_batch(self, batch: int) -> None:
+        """Refuse a batch that the model, or spec.inputs, does not allow.
 
         Raises:
-            BurnishError: InputsNotGeneratable where there is no data and none can be made up.
+            BurnishError: InputsMismatch.
         """
+        for entry in self.inputs:
+            concrete_shape(entry, batch)
+
+    def as_batch(self, outputs: Arrays, count: int) -> dict[str, np.ndarray]:
+        """Outputs to `count` samples with axis 0 counting them.
+
+        A model that takes one sample at a time may answer with anything (`[boxes, 4]`, `[time, 1, classes]`): what has no leading axis of
+        size 1 is the answer to that one sample as a whole.
+        """
+        return {name: array if self.keeps_axis and array.ndim and len(array) == count else array[None] for name, array in outputs.items()}
+
+    def check_answer(self, outputs: Arrays, count: int) -> None:
+        """Refuse a model whose outputs don't count the samples on axis 0 though their shapes say so: batched requests would be mixed up.
+
+        Raises:
+            BurnishError: InvalidModel.
+        """
+        for name, array in outputs.items():
+            if self.is_batched and len(array) != count:
+                raise BurnishError(
+                    Reason.InvalidModel,
+                    f"output {name!r} has shape {array.shape} for {count} sample{'s' if count > 1 else ''}: axis 0 of a model with a varying "
+                    "axis 0 everywhere counts the samples, in each output; export it with the batch first, or with a fixed batch size of 1",
+                    field="spec.source.uri",
+                )
+
+    def feeds(self, count: int, batch: int = 1) -> list[dict[str, np.ndarray]]:
+        """`count` requests at most, of exactly `batch` samples each; the last one is completed with samples from the start.
+
+        Raises:
+            BurnishError: InputsMismatch where the model, or spec.inputs, does not allow that batch; InputsNotGeneratable where there is no data
+                and none can be made up.
+        """
+        self.check_batch(batch)
         if self.best is not None:
             return self.best.feeds(batch, fill=True)[:count]
         return generate(self.inputs, batch, min(count, MADE_UP), SEED)
 
 
 def open_datasets(work: WorkDir, request: PipelineRequest, signature: Signature) -> Samples:
-    """Read what `stage` placed.
+    """Read what `stage` placed. Every step that needs samples comes here, so this also checks what else the request says of the model.
 
     Raises:
-        BurnishError: InvalidDataset, LabelsMissing, InputsMismatch, InputsNotGeneratable.
+        BurnishError: InvalidDataset, LabelsMissing, InputsMismatch (also for a load's batch size, and for `evaluation.output`),
+            InputsNotGeneratable.
     """
+    _check_output(request, signature)
     staged = work.load(StepName.stage, StageRecord)
     data = request.datasets
     calibration = evaluation = None
@@ -71,7 +124,21 @@ def open_datasets(work: WorkDir, request: PipelineRequest, signature: Signature)
         )
     best = evaluation or calibration
     shapes: Shapes | None = best.shapes if best else None
-    return Samples(calibration, evaluation, resolve_inputs(signature, request.inputs, shapes))
+    found = Samples(calibration, evaluation, resolve_inputs(signature, request.inputs, shapes))
+    for load in request.measurement.loads:
+        found.check_batch(load.batch_size)
+    return found
+
+
+def _check_output(request: PipelineRequest, signature: Signature) -> None:
+    evaluation = request.datasets.evaluation
+    outputs = [t.name for t in signature.outputs]
+    if evaluation and evaluation.output is not None and evaluation.output not in outputs:
+        raise BurnishError(
+            Reason.InputsMismatch,
+            f"the model has no output {evaluation.output!r}; it has {', '.join(outputs)}",
+            field="spec.datasets.evaluation.output",
+        )
 
 
 def save_pair(path: Path, feed: Arrays, answer: Arrays) -> None:
@@ -82,11 +149,12 @@ def save_pair(path: Path, feed: Arrays, answer: Arrays) -> None:
         np.savez_compressed(file, **{name: _plain(array) for name, array in named.items()})  # type: ignore[arg-type]  # the names are the keys
 
 
-def request_body(feed: Arrays) -> bytes:
+def request_body(feed: Arrays, signature: Signature) -> bytes:
     """A request as Triton takes it over HTTP, answered in JSON: one line of JSON, then the tensors.
 
     KServe v2 with binary tensor data; the line with its newline is the part whose length goes into `Inference-Header-Content-Length`.
     """
+    feed = tensors.to_served(feed, signature)
     data = {name: tensors.to_bytes(array) for name, array in feed.items()}
     described = [
         {"name": name, "shape": list(array.shape), "datatype": tensors.data_type(array).value, "parameters": {"binary_data_size": len(data[name])}}
@@ -108,8 +176,3 @@ def _named(archive: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarr
 def _plain(array: np.ndarray) -> np.ndarray:
     """Strings as fixed-width text: an object array would be a pickle."""
     return array.astype(str) if array.dtype == object else array
-
-
-def as_batch(outputs: Arrays, keeps_axis: bool) -> dict[str, np.ndarray]:
-    """Outputs with a leading sample axis, also of models that have none."""
-    return {name: array if keeps_axis else array[None] for name, array in outputs.items()}

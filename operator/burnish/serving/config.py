@@ -7,7 +7,7 @@ Field names and rules: Triton's model_config.proto and its model configuration p
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from burnish.api.job_contract import ArtifactConfig, ResolvedInput
@@ -56,7 +56,10 @@ def _parameter(key: str, value: str) -> Message:
 
 
 def _tensor(tensor: Tensor, batched: bool) -> Message:
-    """A ModelInput or ModelOutput. Triton has no tensor without a dimension: what has none besides the batch is declared as `[1]`."""
+    """A ModelInput or ModelOutput. Triton has no tensor without a dimension: what has none besides the batch is declared as `[1]`.
+
+    `measurement.tensors.to_served` and `from_served` bring arrays to that rank and back.
+    """
     dims = list(tensor.shape[1:] if batched else tensor.shape)
     fields: list[tuple[str, Value]] = [("name", tensor.name), ("data_type", _data_type(tensor.data_type)), ("dims", dims or [1])]
     if batched and not dims:  # Triton accepts an empty reshape only with batching; without, the backend itself makes [1] a scalar
@@ -77,7 +80,7 @@ def _warmups(artifact: ArtifactConfig, max_batch_size: int) -> list[Message]:
     dims = {entry.name: _sizes(entry, bool(max_batch_size)) for entry in artifact.inputs}
     if any(size is None for sizes in dims.values() for size in sizes):
         return []
-    batch_sizes = sorted({_smallest_batch(artifact.inputs, max_batch_size), max_batch_size}) if max_batch_size else [1]
+    batch_sizes = sorted({min(smallest_batch(artifact.inputs), max_batch_size), max_batch_size}) if max_batch_size else [1]
     return [
         Message(
             ("name", f"batch {batch}"),
@@ -100,8 +103,7 @@ def _sizes(entry: ResolvedInput, batched: bool) -> list[int | None]:
     return [size if size != -1 else opt.get(axis) for axis, size in enumerate(entry.shape) if axis or not batched]
 
 
-def _smallest_batch(inputs: tuple[ResolvedInput, ...], max_batch_size: int) -> int:
-    """1, or more where the declared bounds of the batch axis ask for more."""
+def smallest_batch(inputs: Sequence[ResolvedInput]) -> int:
+    """Samples of the smallest request to a batched model: 1, or more where the declared bounds of the batch axis ask for more."""
     bounds = [b for entry in inputs for b in entry.bounds if b.axis == 0]
-    smallest = max((-(-b.min // b.multiple_of) * b.multiple_of for b in bounds), default=1)
-    return min(smallest, max_batch_size)
+    return max((-(-b.min // b.multiple_of) * b.multiple_of for b in bounds), default=1)

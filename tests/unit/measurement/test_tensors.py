@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish.measurement import tensors
-from burnish.plugins.base import DataType
+from burnish.plugins.base import DataType, Signature, Tensor
 
 
 @pytest.mark.parametrize("kind", [k for k in DataType if k is not DataType.BYTES])
@@ -43,3 +43,24 @@ def test_cut_off_strings_are_refused(data: bytes) -> None:
 def test_dtype_that_the_protocol_lacks_is_refused() -> None:
     with pytest.raises(ValueError, match="complex64"):
         tensors.to_bytes(np.zeros(2, dtype=np.complex64))
+
+
+@pytest.mark.parametrize(
+    ("declared", "array", "served"),
+    [
+        ((-1,), (3,), (3, 1)),
+        ((-1, 1), (3, 1), (3, 1)),
+        ((-1, 4), (3, 4), (3, 4)),
+        ((), (), (1,)),
+        ((1,), (1,), (1,)),
+        ((4,), (4,), (4,)),
+    ],
+)
+def test_tensor_without_a_dimension_besides_the_batch_gets_one_for_triton_and_loses_it_again(
+    declared: tuple[int, ...], array: tuple[int, ...], served: tuple[int, ...]
+) -> None:
+    tensor = Tensor(name="t", data_type=DataType.FP32, shape=declared)
+    signature = Signature(inputs=(tensor,), outputs=(tensor,))
+    sent = tensors.to_served({"t": np.zeros(array)}, signature)
+    assert sent["t"].shape == served
+    assert tensors.from_served(sent, signature)["t"].shape == array

@@ -244,3 +244,9 @@ def test_load_refuses_a_scalar_and_foreign_files(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "data.npz", "w") as archive:
         archive.writestr("readme.txt", "hello")
     assert "readme.txt" in _refusal(tmp_path / "data.npz")
+
+
+def test_feeds_of_scalars_are_arrays(tmp_path: Path) -> None:
+    feed = _load(_write(tmp_path, x=np.arange(3, dtype=np.float32)), _signature((), output=())).feeds(1)[2]["x"]
+    assert isinstance(feed, np.ndarray)
+    assert (feed.shape, feed.dtype, float(feed)) == ((), np.float32, 2.0)
