@@ -78,6 +78,60 @@ class Ran:
         return [each[-1] for each in words]
 
 
+class Running:
+    """A `burnish` that runs, in a process group of its own as a shell makes it, so that Ctrl-C can be pressed."""
+
+    def __init__(self, command: list[str], project: Project) -> None:
+        self._started = time.monotonic()
+        self._process = subprocess.Popen(
+            command, cwd=project.path, env=project.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+        )
+        self._lines: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait_for(self, text: str, timeout: float = 120) -> str:
+        """The first line of stderr that holds `text`."""
+
+        def found() -> str | None:
+            return next((line for line in self._lines if text in line), None)
+
+        with self._news:
+            assert self._news.wait_for(found, timeout), f"no {text!r} in:\n{''.join(self._lines)}"
+            return found() or ""
+
+    def press_ctrl_c(self) -> None:
+        """SIGINT to the process group, as the terminal sends it."""
+        os.killpg(self.pid, signal.SIGINT)
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, timeout: float = 120) -> Ran:
+        """Its end."""
+        assert self._process.stdout is not None
+        try:
+            self._process.wait(timeout)
+        finally:
+            self._process.kill()
+        self._reader.join()
+        stderr = "".join(self._lines)
+        assert "Traceback" not in stderr, stderr
+        return Ran(self._process.returncode, self._process.stdout.read(), stderr, time.monotonic() - self._started)
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            with self._news:
+                self._lines.append(line)
+                self._news.notify_all()
+
+
 class Project:
     """A user's directory."""
 
@@ -101,17 +155,9 @@ class Project:
         assert "Traceback" not in ran.stdout + ran.stderr, ran.stderr
         return ran
 
-    def start(self, *arguments: object) -> subprocess.Popen[str]:
-        """Start `burnish` in a process group of its own, as a shell does, so that Ctrl-C can be sent to it (`interrupt`)."""
-        return subprocess.Popen(
-            [PROGRAM, *map(str, arguments)],
-            cwd=self.path,
-            env=self.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            process_group=0,
-        )
+    def start(self, manifest: Path, *options: object) -> Running:
+        """Start `burnish run -o json`."""
+        return Running([str(PROGRAM), "run", str(manifest), "--store", str(self.store), "-o", "json", *map(str, options)], self)
 
     def run(self, manifest: Path, *options: object, **more: Any) -> Ran:
         """`burnish run -o json` with this project's store."""
@@ -180,7 +226,7 @@ def copy_of(project: Project) -> Callable[[Project], Project]:
 
     def copy(other: Project) -> Project:
         for entry in other.path.iterdir():
-            if entry.name != "cache":
+            if entry.name not in ("cache", "work"):
                 target = project.path / entry.name
                 shutil.copytree(entry, target, symlinks=True) if entry.is_dir() else shutil.copy2(entry, target)
         return project
@@ -308,3 +354,20 @@ def make_spec() -> Callable[..., dict[str, Any]]:
         }
 
     return make
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny(Example):
+    """A tiny model's example, with its spec."""
+
+    spec: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, make_spec: Callable[..., dict[str, Any]]) -> Tiny:
+    """A tiny model with one candidate, run once; whatever the candidate's speed is, it holds the limit."""
+    made = Project(tmp_path_factory.mktemp("tiny"))
+    onnx.save(mlp(), made.path / "model.onnx")
+    spec = make_spec(passes=[{"type": "Quantize", "quantize": {"mode": "Dynamic"}}], constraints={"maxSlowdownPercent": 1000})
+    manifest = made.write(spec)
+    return Tiny(made, manifest, made.run(manifest, "--work", made.path / "work"), spec)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from burnish.api.job_contract import Failure, StepName
+from burnish.api.scalars import format_bytes
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline.confined_process import ChildExit, Limits
 from burnish.pipeline.processes import run_child
@@ -61,8 +62,8 @@ def run_step(
 def explain(work: WorkDir, step: StepName, exited: ChildExit, limits: Limits) -> BurnishError | None:
     """Why a step's process ended; None if well."""
     if exited.out_of_memory:
-        used, allowed = exited.peak_memory_bytes / 2**30, (limits.memory_bytes or 0) / 2**30
-        return BurnishError(Reason.OutOfMemory, f"{step.value} used {used:.2f} GiB, more than its limit of {allowed:.2f} GiB; raise --step-memory")
+        used, allowed = format_bytes(exited.peak_memory_bytes), format_bytes(limits.memory_bytes or 0)
+        return BurnishError(Reason.OutOfMemory, f"{step.value} used {used}, more than its limit of {allowed}; raise --step-memory")
     if exited.deadline_exceeded:
         return BurnishError(
             Reason.DeadlineExceeded, f"{step.value} was ended when the time for all steps was over; raise it", field="spec.jobs.deadline"
