@@ -75,6 +75,11 @@ def _shortened(d: TensorDifference, listed: int) -> TensorDifference:
     )
 
 
+def known_cosines(d: TensorDifference) -> tuple[float, ...]:
+    """Of the listed samples, and the lowest of the others."""
+    return (*d.cosine, *_given(d.unlisted_cosine))
+
+
 def sample_count(d: TensorDifference) -> int:
     """Samples that were compared."""
     return max(len(d.cosine), len(d.exact_match)) + d.unlisted_samples
@@ -131,7 +136,7 @@ def non_finite_samples(differences: Sequence[TensorDifference]) -> int:
 
 
 def _lowest_cosine(d: TensorDifference) -> float:
-    return min((*d.cosine, *_given(d.unlisted_cosine)))
+    return min(known_cosines(d))
 
 
 def _given(value: float | None) -> tuple[float, ...]:

@@ -147,3 +147,4 @@ def test_extremes_of_unlisted_samples_still_count() -> None:
     for figure in (equivalence.worst_cosine, equivalence.largest_error, equivalence.worst_exact_match):
         assert figure(short) == figure(whole)
     assert [equivalence.sample_count(d) for d in short] == [6, 6]
+    assert equivalence.known_cosines(short[0]) == (*whole[0].cosine[:2], min(whole[0].cosine))

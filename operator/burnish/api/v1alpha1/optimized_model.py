@@ -253,7 +253,10 @@ class ScoreLimit(ApiModel):
 class EquivalenceLimit(ApiModel):
     """Limit on how far the candidate's outputs may be from the baseline's."""
 
-    min_cosine: Decimal = Field(examples=["0.99"], description="Judged on the worst sample of the worst output.")
+    min_cosine: Decimal = Field(
+        examples=["0.99"],
+        description="Judged on the worst sample of the worst output; of outputs that are not floats, on the share of equal elements.",
+    )
 
     @field_validator("min_cosine")
     @classmethod

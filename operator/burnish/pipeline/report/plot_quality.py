@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from burnish.api.job_contract import TensorDifference
 from burnish.measurement import equivalence
 from burnish.pipeline.report import figures, numbers, wording
 from burnish.pipeline.report.inputs import ReportInput
@@ -63,16 +64,16 @@ def agreement(data: ReportInput) -> str | None:
 
     def plot(axes: Any) -> None:
         for name, difference in curves.items():
-            cosines, color = np.sort(np.asarray(difference.cosine)), figures.SIDES[data.color(name)]
+            cosines, color = np.sort(np.asarray(equivalence.known_cosines(difference))), figures.SIDES[data.color(name)]
             keep = np.unique(np.linspace(0, cosines.size - 1, 300).astype(int))
             ranks = 100 * (keep + 0.5) / cosines.size
-            axes.plot(ranks, nines(cosines[keep]), color=color, linewidth=1.4, label=f"{name} ({difference.output})"[:40])
+            axes.plot(ranks, nines(cosines[keep]), color=color, linewidth=1.4, label=f"{name} ({difference.output})"[:40] + _of_the_first(difference))
             axes.plot(ranks[0], nines(cosines[0]), "o", color=color, markersize=5)
             axes.annotate(
                 f"worst {wording.cosine_text(max(0.0, float(cosines[0])))}", (ranks[0], nines(cosines[0])), (8, 7),
                 textcoords="offset points", va="center", color=figures.INK, fontsize=7.5, bbox=figures.HALO,
             )  # fmt: skip
-        lowest = min(float(nines(min(d.cosine))) for d in curves.values())
+        lowest = min(float(nines(min(equivalence.known_cosines(d)))) for d in curves.values())
         if data.constraints.equivalence is not None:
             limit = float(data.constraints.equivalence.min_cosine)
             lowest = min(lowest, float(nines(limit)))
@@ -113,3 +114,7 @@ def sizes(data: ReportInput) -> str:
 
     label = "Sizes: " + ", ".join(f"{side} {wording.size_text(artifact.size_bytes)}" for side, artifact in facts)
     return figures.draw("sizes", 0.75 + 0.42 * len(facts), plot, label)
+
+
+def _of_the_first(difference: TensorDifference) -> str:
+    return f", first {len(difference.cosine)} samples and the worst" if difference.unlisted_samples else ""

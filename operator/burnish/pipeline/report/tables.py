@@ -216,6 +216,8 @@ def _equivalence(data: ReportInput, side: str) -> Cell:
         text = f"{100 * found.exact_match:.3g} % equal in the worst sample" if found.exact_match is not None else ""
         return Cell(text, ", ".join(details))
     details.insert(0, f"median {wording.cosine_text(found.cosine)}")
+    if found.exact_match is not None:
+        details.append(f"other outputs {100 * found.exact_match:.3g} % equal in the worst sample")
     return Cell(f"worst cosine {wording.cosine_text(found.worst_cosine)}", ", ".join(details))
 
 
