@@ -79,7 +79,7 @@ class _Builder:
         data = samples.open_datasets(work, request, exported.signature)
         self.inputs: tuple[ResolvedInput, ...] = data.inputs
         self.data = data
-        self.golden = data.feeds(1, data.smallest_batch)[0]
+        self.golden = data.golden
         self.threads = request.target.resources.threads
 
     def build(self, name: str, summary: str, model: Path, steps: tuple[plugins.Step, ...]) -> BuiltModel:

@@ -19,6 +19,7 @@ def artifact_key(
 ) -> str:
     """The artifact key of one target (DESIGN.md section 4)."""
     requests = (plugins.PassRequest(p.name, registry.passes()[p.name].config.model_validate(p.config)) for p in passes)
+    golden = resolved.calibration or resolved.evaluation
     calibration = resolved.calibration if any(registry.passes()[r.name].reads_calibration(r.config) for r in requests) else None
     return keys.artifact_key(
         source_digest=resolved.source.tree.digest,
@@ -27,6 +28,7 @@ def artifact_key(
         passes=passes,
         calibration_digest=calibration.tree.digest if calibration else None,
         calibration_samples=datasets.calibration.samples if calibration and datasets.calibration else None,
+        golden_digest=golden.tree.digest if golden else None,
         runtime=target.runtime.value,
         toolchain=environments.identity(registry.runtimes()[target.runtime.value].toolchain),
         image=images.image(image),

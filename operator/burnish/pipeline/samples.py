@@ -39,6 +39,18 @@ class Samples:
         return self.evaluation or self.calibration
 
     @property
+    def golden(self) -> dict[str, np.ndarray]:
+        """The golden request: the first samples of the calibration data, which builds the artifact anyway; of the evaluation data only where
+        there is no other. The artifact key holds that data's digest (`lookup.artifact_key`).
+
+        Raises:
+            BurnishError: as `feeds`.
+        """
+        data, batch = self.calibration or self.evaluation, self.smallest_batch
+        self.check_batch(batch)
+        return data.feeds(batch, fill=True)[0] if data else generate(self.inputs, batch, 1, SEED)[0]
+
+    @property
     def is_batched(self) -> bool:
         """A request may hold several samples."""
         return self.best.is_batched if self.best else all(i.is_batched for i in self.inputs)
@@ -122,8 +134,8 @@ def open_datasets(work: WorkDir, request: PipelineRequest, signature: Signature)
             field="spec.datasets.evaluation",
             need_label=data.evaluation.metric is Metric.Accuracy,
         )
-    best = evaluation or calibration
-    shapes: Shapes | None = best.shapes if best else None
+    sized = calibration or evaluation  # sizes become part of the artifact, as the golden request does
+    shapes: Shapes | None = sized.shapes if sized else None
     found = Samples(calibration, evaluation, resolve_inputs(signature, request.inputs, shapes))
     for load in request.measurement.loads:
         found.check_batch(load.batch_size)

@@ -60,6 +60,7 @@ def artifact_key(
     passes: Sequence[PassEntryJson],
     calibration_digest: str | None,
     calibration_samples: int | None,
+    golden_digest: str | None,
     runtime: str,
     toolchain: str,
     architecture: str | None = None,
@@ -75,6 +76,7 @@ def artifact_key(
         passes: as written, defaults filled in; in order.
         calibration_digest: tree digest of the calibration data if a pass reads it, else None.
         calibration_samples: how many of it are read, else None.
+        golden_digest: tree digest of the data that the golden request is taken from; None where it is made up.
         runtime: name of the runtime.
         toolchain: identity of the toolchain: its lock and the plugins' code.
         architecture: which architecture a bare state dict belongs to.
@@ -82,7 +84,7 @@ def artifact_key(
         seed: of everything random in a pass.
     """
     return _key(
-        "artifact/1",
+        "artifact/2",
         {
             "sourceDigest": source_digest,
             "format": format,
@@ -90,6 +92,7 @@ def artifact_key(
             "inputs": sorted((i.model_dump(mode="json", by_alias=True) for i in inputs), key=lambda i: str(i["name"])),
             "passes": [p.model_dump(mode="json", by_alias=True) for p in passes],
             "calibration": {"digest": calibration_digest, "samples": calibration_samples},
+            "golden": golden_digest,
             "runtime": runtime,
             "seed": seed,
             "toolchain": toolchain,

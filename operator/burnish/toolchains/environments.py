@@ -64,7 +64,10 @@ TOOLCHAINS: Mapping[str, Toolchain] = MappingProxyType(
                 purpose="exports, compresses, builds and measures",
                 lock=_LOCKS / "onnx.txt",
                 has_burnish=True,
-                code=("plugins/**/*.py", "pipeline/export.py", "pipeline/compress.py", "pipeline/build.py"),
+                code=(
+                    "plugins/**/*.py",
+                    *(f"pipeline/{step}.py" for step in ("export", "lowering", "compress", "build", "samples", "inputs", "datasets")),
+                ),
             ),
             Toolchain(
                 name="triton",
