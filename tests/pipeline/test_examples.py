@@ -20,7 +20,19 @@ VERDICTS = {"ScoreBelowLimit", "OutputsDiffer", "SlowerThanBaseline", "SpeedupBe
 def run_example(name: str, tmp_path: Path) -> tuple[int, dict[str, Any], str]:
     """Exit code, object and report of one example."""
     report = tmp_path / "report.html"
-    command = [sys.executable, "-m", "burnish.cli", "run", f"examples/{name}.yaml", "-o", "json", "--store", str(tmp_path / "store"), "--report", str(report)]
+    command = [
+        sys.executable,
+        "-m",
+        "burnish.cli",
+        "run",
+        f"examples/{name}.yaml",
+        "-o",
+        "json",
+        "--store",
+        str(tmp_path / "store"),
+        "--report",
+        str(report),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     assert "Traceback" not in done.stderr, done.stderr[-2000:]
     return done.returncode, json.loads(done.stdout), report.read_text()
