@@ -57,6 +57,7 @@ class Reason(StrEnum):
     CandidateNotLoadable = "CandidateNotLoadable"
     CandidateNotBuildable = "CandidateNotBuildable"
     CandidateFailed = "CandidateFailed"
+    CandidateSkipped = "CandidateSkipped"
     NoCandidate = "NoCandidate"
     SamplesOverlap = "SamplesOverlap"
     LimitBelowResolution = "LimitBelowResolution"
@@ -123,7 +124,7 @@ REASONS: dict[Reason, Facts] = {
     Reason.NoLimits: Facts(_R, False, "The manifest sets no limit of this kind, so nothing was judged."),
     Reason.SourcePinned: Facts(_R, False, "Source and datasets were read and pinned by digest."),
     Reason.ScoreBelowLimit: Facts(_R, False, "The score drops by more than constraints.score.maxDrop."),
-    Reason.OutputsDiffer: Facts(_R, False, "The worst sample's cosine is below constraints.equivalence.minCosine."),
+    Reason.OutputsDiffer: Facts(_R, False, "The worst sample's cosine, or share of equal elements where an output is no float, is below constraints.equivalence.minCosine."),
     Reason.NonFiniteOutputs: Facts(_R, False, "The candidate answers NaN or infinity where the baseline's answer is finite."),
     Reason.SlowerThanBaseline: Facts(_R, False, "The candidate's p50 exceeds the baseline's by more than constraints.maxSlowdownPercent."),
     Reason.SpeedupBelowLimit: Facts(_R, False, "The speedup is below constraints.minSpeedup."),
@@ -132,6 +133,7 @@ REASONS: dict[Reason, Facts] = {
     Reason.CandidateNotLoadable: Facts(_R, False, "The serving Triton did not load the candidate."),
     Reason.CandidateNotBuildable: Facts(_R, False, "The candidate could not be built, or its graph does not load in the runtime."),
     Reason.CandidateFailed: Facts(_R, False, "The candidate was loaded but failed while it answered requests."),
+    Reason.CandidateSkipped: Facts(_R, False, "A candidate that does not suit the graph or the data was left out on purpose; the message says why."),
     Reason.NoCandidate: Facts(_R, False, "The passes produce no candidate for this graph and this data."),
     Reason.SamplesOverlap: Facts(_R, False, "Warning: calibration and evaluation data share samples, so the score is flattering."),
     Reason.LimitBelowResolution: Facts(

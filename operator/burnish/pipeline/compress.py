@@ -31,7 +31,7 @@ def run(work: WorkDir) -> CompressRecord:
     data = samples.open_datasets(work, request, exported.signature)
     calibration: Sequence[plugins.Arrays] = data.calibration.feeds(data.smallest_batch, fill=True) if data.calibration else ()
     lowering = lower(request, exported.graph)
-    candidates = [CompressedCandidate(name=s.name, summary="", reason=Reason.CandidateNotBuildable, message=s.message) for s in lowering.skipped]
+    candidates = [CompressedCandidate(name=s.name, summary="", reason=Reason.CandidateSkipped, message=s.message) for s in lowering.skipped]
     for number, recipe in enumerate(lowering.recipes):
         emit(f"candidate {recipe.name}: {recipe.summary}", done=number / len(lowering.recipes))
         candidates.append(_make(work, runtime, recipe, calibration))
