@@ -50,6 +50,7 @@ VARIANTS: dict[str, dict[str, Sequence[str] | None]] = {
 def compare(name: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
     """One row per candidate of an example."""
     run = example.run(name, folder)
+    print(f"{name}: burnish run took {run.seconds:.0f} s", flush=True)
     request = run.work.load_request()
     data = samples.open_datasets(run.work, request, run.work.load(StepName.export, ExportRecord).signature)
     built = {m.name: m for m in run.work.load(StepName.build, BuildStepRecord).models if m.directory is not None}
@@ -59,6 +60,7 @@ def compare(name: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
     files |= {peer.key: peer.file for peer in peers if not peer.failure}
     with machine.kept_to([max(os.sched_getaffinity(0))]):
         sessions: dict[str, Session] = {key: ort.open_session(path, threads=1) for key, path in files.items()}
+        print(f"{name}: measuring {len(sessions)} models in {rounds} rounds", flush=True)
         medians = measure(sessions, data.feeds(FEEDS), rounds)
         scores = score(sessions, data, request)
     summary = run.record.measurement.summary
@@ -119,7 +121,7 @@ def make_peer(candidate: str, variant: str, prepared: Path, feeds: Sequence[by_h
         ort.open_session(peer.file, threads=1).infer(feeds[0])
     except Exception as error:  # whatever the tools or the runtime raise
         peer = dataclasses.replace(peer, failure=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-        print(f"{peer.key}: {peer.failure}")
+        print(f"{peer.key}: {peer.failure}", flush=True)
     return peer
 
 

@@ -52,7 +52,8 @@ def run(name: str, folder: Path, *, store: Path | None = None) -> Run:
     if done.returncode not in (0, 3, 4):
         raise SystemExit(f"burnish run {path.name} ended with {done.returncode}:\n{done.stderr}")
     steps = {found["step"]: float(found["seconds"]) for found in _STEP.finditer(done.stderr)}
-    return Run(seconds, steps, WorkDir(work / manifest.load(path).spec.targets[0].name))
+    (run_folder,) = work.iterdir()  # `burnish run --work` makes one of its own in there
+    return Run(seconds, steps, WorkDir(run_folder / manifest.load(path).spec.targets[0].name))
 
 
 def missing_data(name: str) -> list[str]:

@@ -62,7 +62,7 @@ class Rig:
         self.folder = folder
         baseline = work.folder(StepName.build) / "artifacts" / names.BASELINE
         self.artifacts = {names.BASELINE: baseline, SAME: _copy(baseline, folder / SAME), SLOWED: _copy(baseline, folder / SLOWED, backend=SLOWED)}
-        self.sides = {name: SideFacts(artifact=measure.describe(path), loaded=True) for name, path in self.artifacts.items()}
+        self.sides = {name: SideFacts(artifact=measure.describe(path, folder), loaded=True) for name, path in self.artifacts.items()}
         assert self.sides[SAME].artifact.content_digest != self.sides[names.BASELINE].artifact.content_digest, "identical bytes are not measured"
         signature = work.load(StepName.export, ExportRecord).signature
         self.feeds = samples.open_datasets(work, work.load_request(), signature).feeds(measure.REQUESTS)
