@@ -427,7 +427,7 @@ def test_output_that_the_model_does_not_have_is_refused(refused):
 )
 def test_pass_that_cannot_be_met_is_refused(refused, quantize, reason, said):
     failure = refused({"passes": [{"type": "Quantize", "quantize": quantize}]}, reason)
-    assert (failure["step"], said in failure["message"]) == ("compress", True)
+    assert (failure["step"], said in failure["message"]) == ("export", True), "before anything is built"
 
 
 def test_resources_that_the_machine_does_not_have_are_refused(refused):
