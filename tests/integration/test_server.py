@@ -362,6 +362,26 @@ def test_server_that_does_not_come_up_says_what_its_log_says(python, tmp_path):
     assert not processes_of(tmp_path)
 
 
+def test_server_that_lost_tritons_own_race_is_started_again(python, tmp_path):
+    """The first server really ends, as Triton does in its python backend's race for a lock; nothing else makes that happen when asked."""
+    ours = triton_installation.OUR_BACKENDS / "onnxruntime" / "model.py"
+    backend = tmp_path / "backends" / "onnxruntime" / "model.py"
+    backend.parent.mkdir(parents=True)
+    crash = f"""
+        import os, signal, sys
+        if not os.path.exists({str(tmp_path / "crashed")!r}):
+            open({str(tmp_path / "crashed")!r}, "w").close()
+            os.write(2, b"terminate called after throwing an instance of 'boost::interprocess::lock_exception'\\n")
+            os.kill(os.getppid(), signal.SIGABRT)
+        """
+    backend.write_text(ours.read_text().replace("import json\n", f"import json\n{textwrap.dedent(crash)}", 1))
+    with start(python, tmp_path, write(tmp_path, model=relu(tmp_path / "a")), backends=tmp_path / "backends") as server:
+        server.wait_ready(READY_TIMEOUT_S)
+        assert (tmp_path / "crashed").exists()
+        assert infer(server, "model", x=("FP32", [1, 4], [-1, 2, 3, 4])) == {"y": ([1, 4], [0, 2, 3, 4])}
+    assert not processes_of(tmp_path)
+
+
 def test_ports_taken_meanwhile_are_replaced(python, tmp_path, monkeypatch):
     with start(python, tmp_path, write(tmp_path, model=relu(tmp_path / "a"))) as first:
         first.wait_ready(READY_TIMEOUT_S)

@@ -34,6 +34,9 @@ _START_ATTEMPTS = 3
 _LOG_TAIL_LINES = 15
 _METADATA_BYTES = 64 * 1024
 _PORT_TAKEN = re.compile(r"failed to start \w+ service: .*already in use")
+_LOST_RACE = re.compile(r"terminate called after throwing an instance of 'boost::interprocess::lock_exception'")
+"""Triton's python backend and its stub race for a lock in their shared memory when they start; on a busy machine both at times lose
+(github.com/triton-inference-server/server, issues 5949 and 8882). It has nothing to do with the models."""
 
 
 class TritonServer:
@@ -170,13 +173,18 @@ class TritonServer:
                 raise BurnishError(Reason.ServerNotReady, f"Triton did not come up within {timeout_s:.0f} s; its log ends with:\n{self._log_tail()}")
             if not self.is_alive():
                 self._raise_if_out_of_memory()
-                if self._wanted_port or attempts == _START_ATTEMPTS or not _PORT_TAKEN.search(self._log_tail()):
+                if attempts == _START_ATTEMPTS or not self._may_start_again():
                     raise BurnishError(Reason.ServerNotReady, f"Triton ended while it started; its log ends with:\n{self._log_tail()}")
-                attempts += 1  # somebody took a port between our look and Triton's
+                attempts += 1
                 self._process.end()
                 self._exit = None
                 self._launch()
             time.sleep(_READY_POLL_S)
+
+    def _may_start_again(self) -> bool:
+        """True where the server ended for want of luck: somebody took a port between our look and Triton's, or a race of Triton's own."""
+        said = self._log_tail()
+        return bool(_LOST_RACE.search(said) or (not self._wanted_port and _PORT_TAKEN.search(said)))
 
     def _answers(self) -> bool:
         """True if this very server answers: on a port that was taken meanwhile, somebody else's may."""
