@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import statistics
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -234,6 +235,7 @@ def main() -> None:
         "gate",
         {
             "machine": about,
+            "niceness": os.getpriority(os.PRIO_PROCESS, 0),
             "loadAverage": {"median": statistics.median(load), "max": max(load)},
             "minutes": round(sum(line["seconds"] for line in lines) / 60),
             "perServer": per_server,
