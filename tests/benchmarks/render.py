@@ -30,7 +30,7 @@ in each request (*slowed*). Every {per_server} experiments get a fresh server.
 """
 
 _GATE_HONEST = """The experiments ran one after the other on one machine, and those on one server share its luck, so they are not entirely independent. The load
-average while they ran was {median:.1f} (median) and {largest:.1f} (largest) on {cpus} CPUs; the load generator and the server alone make about 1, the rest was
+average while they ran was {median} (median) and {largest} (largest) on {cpus} CPUs; the load generator and the server alone make about 1, the rest was
 other work. The experiments ran at nice level {niceness} (0 is ordinary, below it they go before the other work).
 Refusing a 5 % slowdown at margin 0 says that the gate sees it; at margin 0 an *identical* model would stay Undecided, which is why the default margin is 3 %.
 """
@@ -100,7 +100,9 @@ def _gate(found: Figures) -> str:
         f"and {figures.interval(after)} times after them ({after['rounds']} rounds); the baseline's p50 was {before['baselineP50Ms']} ms and "
         f"{after['baselineP50Ms']} ms. Seconds per verdict hold the warm-up, not the server's start.\n"
     )
-    honest = _GATE_HONEST.format(median=f"{load['median']:.1f}", largest=f"{load['max']:.1f}", cpus=found["machine"]["cpus"])
+    honest = _GATE_HONEST.format(
+        median=f"{load['median']:.1f}", largest=f"{load['max']:.1f}", niceness=found["niceness"], cpus=found["machine"]["cpus"]
+    )
     return "\n".join(
         [_GATE.format(per_server=found["perServer"]), _table(headers, rows), injected, honest, _machine(found["machine"], f"{total} verdicts")]
     )
