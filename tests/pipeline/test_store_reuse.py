@@ -165,7 +165,7 @@ def test_calibration_and_evaluation_that_share_samples_are_warned_of(reused):
     assert ran.code == 0, ran.stderr
     assert ran.conditions["DataIndependent"] == ("False", "SamplesOverlap")
     assert "10 of 40" in next(c["message"] for c in ran.status["conditions"] if c["type"] == "DataIndependent")
-    assert ran.target["cache"]["artifact"] == "Hit", "dynamic quantization reads no data"
+    assert ran.target["cache"]["artifact"] == "Miss", "the golden request of the artifact is now taken from the calibration data"
 
 
 def test_remote_source_is_looked_at_once_until_refresh_changes(reused, site):

@@ -104,7 +104,7 @@ def test_pull_of_several_targets_asks_for_one(three_targets, tmp_path):
 
 def test_candidate_that_is_slower_is_refused(project, make_spec):
     """Of many small layers each gets a quantization, a cast and a product more."""
-    layers = 120
+    layers = 400
     nodes = [helper.make_node("MatMul", [f"h{i}" if i else "x", "w"], [f"h{i + 1}" if i + 1 < layers else "y"], name=f"m{i}") for i in range(layers)]
     onnx.save(model(nodes, {"w": np.eye(8)}, ["n", 8], ["n", 8]), project.path / "model.onnx")
     ran = project.run(project.write(make_spec(passes=[DYNAMIC])))

@@ -23,7 +23,7 @@ from burnish.pipeline.runner import Outcome
 from burnish.toolchains import environments
 
 TOOLCHAIN = "onnx"
-TIMEOUT_S = 120
+TIMEOUT_S = 600
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
