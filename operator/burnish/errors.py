@@ -124,7 +124,9 @@ REASONS: dict[Reason, Facts] = {
     Reason.NoLimits: Facts(_R, False, "The manifest sets no limit of this kind, so nothing was judged."),
     Reason.SourcePinned: Facts(_R, False, "Source and datasets were read and pinned by digest."),
     Reason.ScoreBelowLimit: Facts(_R, False, "The score drops by more than constraints.score.maxDrop."),
-    Reason.OutputsDiffer: Facts(_R, False, "The worst sample's cosine, or share of equal elements where an output is no float, is below constraints.equivalence.minCosine."),
+    Reason.OutputsDiffer: Facts(
+        _R, False, "The worst sample's cosine, or share of equal elements where an output is no float, is below constraints.equivalence.minCosine."
+    ),
     Reason.NonFiniteOutputs: Facts(_R, False, "The candidate answers NaN or infinity where the baseline's answer is finite."),
     Reason.SlowerThanBaseline: Facts(_R, False, "The candidate's p50 exceeds the baseline's by more than constraints.maxSlowdownPercent."),
     Reason.SpeedupBelowLimit: Facts(_R, False, "The speedup is below constraints.minSpeedup."),
