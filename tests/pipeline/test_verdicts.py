@@ -171,7 +171,7 @@ def test_passes_that_find_nothing_refuse_or_serve_the_baseline(project, make_spe
     ran = project.run(project.write(make_spec(passes=[{"type": "Quantize"}])))
     assert (ran.code, ran.failure["reason"]) == (3, "NoCandidate"), ran.stderr
     assert "calibration" in ran.failure["message"]
-    assert {c["reason"] for c in ran.target["candidates"]} == {"CandidateNotBuildable"}
+    assert {c["reason"] for c in ran.target["candidates"]} == {"CandidateSkipped"}
     served = project.run(project.write(make_spec(passes=[{"type": "Quantize"}], constraints={"onInfeasible": "ServeBaseline"})))
     assert (served.code, served.steps, served.target["reason"]) == (0, ["resolve"], "BaselineServed")
 
