@@ -127,8 +127,8 @@ COMPILE = $(UV) pip compile --quiet --universal --fork-strategy fewest --python-
 
 # dev.txt is compiled first and constrains the others: what is tested is what users get.
 lock: $(UV) ## Compile the hashed locks again (UPGRADE=--upgrade: to the newest versions)
-	$(COMPILE) pyproject.toml --extra onnx --extra dev -o requirements/dev.txt
-	$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/burnish.txt
+	$(COMPILE) pyproject.toml --extra controller --extra s3 --extra onnx --extra dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra controller --extra s3 -c requirements/dev.txt -o requirements/burnish.txt
 	$(COMPILE) pyproject.toml --extra onnx -c requirements/dev.txt -o $(LOCKS)/onnx.txt
 	$(COMPILE) $(LOCKS)/triton.in --excludes $(LOCKS)/triton-excludes.txt -o $(LOCKS)/triton.txt
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
