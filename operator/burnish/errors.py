@@ -61,6 +61,16 @@ class Reason(StrEnum):
     NoCandidate = "NoCandidate"
     SamplesOverlap = "SamplesOverlap"
     LimitBelowResolution = "LimitBelowResolution"
+    # Where a resource on a cluster stands
+    Resolving = "Resolving"
+    Optimizing = "Optimizing"
+    RollingOut = "RollingOut"
+    Serving = "Serving"
+    NotServing = "NotServing"
+    PublishOnly = "PublishOnly"
+    CurrentKept = "CurrentKept"
+    Suspended = "Suspended"
+    Settled = "Settled"
     # Input
     InvalidManifest = "InvalidManifest"
     SourceNotFound = "SourceNotFound"
@@ -81,6 +91,8 @@ class Reason(StrEnum):
     CalibrationMissing = "CalibrationMissing"
     PassNotApplicable = "PassNotApplicable"
     ResourcesNotEnforceable = "ResourcesNotEnforceable"
+    NameConflict = "NameConflict"
+    SecretNotFound = "SecretNotFound"
     # Failures
     SourceUnavailable = "SourceUnavailable"
     SourceTimeout = "SourceTimeout"
@@ -101,6 +113,17 @@ class Reason(StrEnum):
     DiskFull = "DiskFull"
     ToolchainUnavailable = "ToolchainUnavailable"
     LibpythonMissing = "LibpythonMissing"
+    NoMatchingNode = "NoMatchingNode"
+    QueueTimeout = "QueueTimeout"
+    ImageNotPullable = "ImageNotPullable"
+    PodNotAdmitted = "PodNotAdmitted"
+    PodNotStarted = "PodNotStarted"
+    JobFailed = "JobFailed"
+    JobLost = "JobLost"
+    StoreNotShared = "StoreNotShared"
+    HardwareMismatch = "HardwareMismatch"
+    RolloutTimedOut = "RolloutTimedOut"
+    WrongAnswer = "WrongAnswer"
     Superseded = "Superseded"
     Interrupted = "Interrupted"
     InternalError = "InternalError"
@@ -141,6 +164,15 @@ REASONS: dict[Reason, Facts] = {
     Reason.LimitBelowResolution: Facts(
         _R, False, "Warning: with this many evaluation samples even a perfect candidate can't be shown to hold maxDrop."
     ),
+    Reason.Resolving: Facts(_R, False, "The resolve Job pins source and data and looks up what is known."),
+    Reason.Optimizing: Facts(_R, False, "Pipeline Jobs convert, compress, build and measure; status.targets[].step tells how far they are."),
+    Reason.RollingOut: Facts(_R, False, "A new revision is starting; what served before serves until it answers."),
+    Reason.Serving: Facts(_R, False, "The active revision answers inference."),
+    Reason.NotServing: Facts(_R, False, "Nothing answers inference."),
+    Reason.PublishOnly: Facts(_R, False, "serving.mode is PublishOnly: the artifact is in the store and nothing is served."),
+    Reason.CurrentKept: Facts(_R, False, "No candidate was accepted; what served before is kept (onInfeasible: KeepCurrent)."),
+    Reason.Suspended: Facts(_R, False, "spec.suspend: nothing is started; what serves stays as it is."),
+    Reason.Settled: Facts(_R, False, "Nothing is left to do for this generation."),
     Reason.InvalidManifest: Facts(_I, False, "A field of the manifest is missing, unknown or wrong; the message names field and cure."),
     Reason.SourceNotFound: Facts(_I, False, "Nothing is found at a URI (404, no such file)."),
     Reason.SourceForbidden: Facts(_I, False, "A URI may not be read (401, 403, no permission)."),
@@ -162,6 +194,10 @@ REASONS: dict[Reason, Facts] = {
     Reason.CalibrationMissing: Facts(_I, False, "An explicitly static quantization has no calibration data."),
     Reason.PassNotApplicable: Facts(_I, False, "An explicitly requested pass finds nothing to do in this graph."),
     Reason.ResourcesNotEnforceable: Facts(_I, False, "This machine can't hold a server to the target's resources."),
+    Reason.NameConflict: Facts(
+        _I, False, "An object of a name that this resource needs belongs to somebody else; it is never touched. Rename one of them."
+    ),
+    Reason.SecretNotFound: Facts(_I, False, "A Secret that a Job mounts is not in the namespace; make it, the pod then goes on."),
     Reason.SourceUnavailable: Facts(_F, True, "The server of a URI answered with an error, or could not be reached."),
     Reason.SourceTimeout: Facts(_F, True, "A URI did not deliver in time."),
     Reason.SourceIncomplete: Facts(_F, True, "A download ended before its announced length."),
@@ -181,6 +217,17 @@ REASONS: dict[Reason, Facts] = {
     Reason.DiskFull: Facts(_F, True, "The work directory has no room."),
     Reason.ToolchainUnavailable: Facts(_F, True, "A toolchain's environment could not be made."),
     Reason.LibpythonMissing: Facts(_F, False, "The shared libpython that Triton's Python stub needs is not on this machine."),
+    Reason.NoMatchingNode: Facts(_F, True, "No node has what a pod asks for; the message holds the scheduler's words. It starts when one appears."),
+    Reason.QueueTimeout: Facts(_F, False, "A Job waited for a node longer than jobs.queueTimeout and was ended."),
+    Reason.ImageNotPullable: Facts(_F, True, "An image can't be pulled; the message holds the kubelet's words."),
+    Reason.PodNotAdmitted: Facts(_F, True, "The apiserver refuses a Job's or server's pods (quota, pod security); the message holds its words."),
+    Reason.PodNotStarted: Facts(_F, True, "A pod's container can't be started; the message holds the kubelet's words."),
+    Reason.JobFailed: Facts(_F, False, "A Job failed and its pod left no reason."),
+    Reason.JobLost: Facts(_F, True, "A Job was deleted while it ran; another one is started."),
+    Reason.StoreNotShared: Facts(_F, False, "The store's volume can be mounted by one node only, and the cluster has several."),
+    Reason.HardwareMismatch: Facts(_F, False, "The artifact was built and measured on another class of hardware than the serving node's."),
+    Reason.RolloutTimedOut: Facts(_F, False, "A new revision did not answer in time and was taken back; what served before goes on."),
+    Reason.WrongAnswer: Facts(_F, False, "A server answers the golden request differently than the build did; it gets no traffic."),
     Reason.Superseded: Facts(_F, True, "Another run published the same build first, with other bytes; the next attempt measures those."),
     Reason.Interrupted: Facts(_F, True, "The run was ended by Ctrl-C or SIGTERM."),
     Reason.InternalError: Facts(_F, False, "A bug in Burnish; the step's log holds the traceback."),

@@ -15,8 +15,8 @@ from pydantic import Field
 from burnish import names
 from burnish.api.base import ApiModel
 from burnish.api.scalars import Digest
-from burnish.api.v1alpha1.optimized_model import Constraints, Datasets, Input, Jobs, Load, Measurement, Source, Target
-from burnish.api.v1alpha1.status import Lookup, TargetStatus
+from burnish.api.v1alpha1.optimized_model import Constraints, Datasets, Input, Jobs, Load, Measurement, Serving, Source, Target
+from burnish.api.v1alpha1.status import Lookup, SourceStatus, TargetStatus
 from burnish.errors import Reason
 from burnish.plugins.base import DataType, GraphFacts, HardwareClass, Signature
 
@@ -385,8 +385,10 @@ class ResolveRequest(Record):
     jobs: Jobs
     base: str
     """Directory (absolute) that relative file: URIs start from."""
-    hardware_class: HardwareClass
-    """Of the machine that will build and measure."""
+    hardware_class: HardwareClass | None = None
+    """Of the machine that will build and measure. None on a cluster, where `resolve` runs anywhere: a record of any class is found, and `stage`,
+    which runs where the target's hardware is, looks again."""
+    serving: Serving = Serving()
     serving_image: str
     passes: dict[str, tuple[PassEntryJson, ...]]
     """Target -> passes as written, defaults filled in."""
@@ -445,8 +447,19 @@ class PipelineRequest(Record):
     passes: tuple[PassEntryJson, ...]
     constraints: Constraints
     measurement: Measurement
+    serving: Serving = Serving()
     hardware_class: HardwareClass
     serving_image: str
+
+
+class JobRequest(Record):
+    """What a Job's first step gets on a cluster: `request.json` of the others is made from it."""
+
+    resolve: ResolveRequest
+    run_key: str
+    """Names this run; `resolve` files its record under it, `stage` finds it there."""
+    target: str | None = None
+    """Of a pipeline Job."""
 
 
 class StageRecord(Record):
@@ -551,6 +564,42 @@ class Result(Record):
     constraints: Constraints
     """The limits that were judged."""
     warnings: tuple[Warned, ...] = ()
+
+
+# --- termination messages: what a Job tells the controller, which reads no store --------------------------------------------------------
+
+
+class TargetMessage(Record):
+    """What is known of one target."""
+
+    plan: Plan
+    """What it still needs; Nothing = `status` is its result."""
+    status: TargetStatus
+
+
+class ResolveMessage(Record):
+    """How `resolve` ended well."""
+
+    source: SourceStatus
+    targets: tuple[TargetMessage, ...]
+    """In the order of spec.targets."""
+    warnings: tuple[Warned, ...] = ()
+
+
+class PublishMessage(Record):
+    """How a pipeline ended well."""
+
+    status: TargetStatus
+    source_format: str = ""
+    warnings: tuple[Warned, ...] = ()
+
+
+class Message(Record):
+    """The termination message of a container: one of three."""
+
+    resolved: ResolveMessage | None = None
+    published: PublishMessage | None = None
+    failure: Failure | None = None
 
 
 for _model in (ResolveRequest, BuildRecord, MeasurementRecord, MeasureStepRecord, BuildStepRecord):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from burnish.api.job_contract import BuildRecord, PassEntryJson, ResolveRecord
-from burnish.api.v1alpha1.optimized_model import Datasets, Input, Load, Target
+from burnish.api.v1alpha1.optimized_model import Datasets, DynamicBatching, Input, Load, Target
 from burnish.plugins import base as plugins
 from burnish.plugins import registry
 from burnish.plugins.base import HardwareClass
@@ -41,6 +41,7 @@ def measurement_key(
     *,
     datasets: Datasets,
     loads: Sequence[Load],
+    batching: DynamicBatching | None,
     target: Target,
     hardware_class: HardwareClass,
     image: str,
@@ -57,4 +58,5 @@ def measurement_key(
         hardware_class=hardware_class,
         resources=target.resources,
         loads=loads,
+        batching=batching,
     )

@@ -104,6 +104,7 @@ class _Measurement:
                 self.build,
                 datasets=self.request.datasets,
                 loads=self.request.measurement.loads,
+                batching=self.request.serving.dynamic_batching,
                 target=self.request.target,
                 hardware_class=self.request.hardware_class,
                 image=self.request.serving_image,

@@ -13,11 +13,22 @@ from burnish.store.store import Store
 BUILDS = "builds"
 MEASUREMENTS = "measurements"
 RESULTS = "results"
+RESOLUTIONS = "resolutions"
+"""What `resolve` found on a cluster, by run key: where the pipeline Jobs of the run start from."""
 
 
 def build_name(artifact_key: str, hardware_class: HardwareClass) -> str:
     """A build record is of one artifact key on one hardware class: lowering may depend on the latter."""
     return f"{artifact_key}-{hashlib.sha256(str(hardware_class).encode()).hexdigest()[:16]}"
+
+
+def find_builds(artifact_key: str, hardware_class: HardwareClass | None, store: Store) -> list[BuildRecord]:
+    """What is known of an artifact key: on one hardware class, or on any, in a stable order."""
+    if hardware_class is not None:
+        found = [build_name(artifact_key, hardware_class)]
+    else:
+        found = [name for name in store.list_records(BUILDS) if name.startswith(f"{artifact_key}-")]
+    return [record for name in found if (record := store.get_record(BUILDS, name, BuildRecord)) is not None]
 
 
 def result_name(model: str, target: str) -> str:

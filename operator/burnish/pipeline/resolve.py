@@ -22,6 +22,7 @@ from burnish.api.v1alpha1.optimized_model import Target
 from burnish.api.v1alpha1.status import Lookup
 from burnish.pipeline import fetch, lookup, records, verdict
 from burnish.pipeline.progress import emit
+from burnish.plugins.base import HardwareClass
 from burnish.store.store import Store
 
 
@@ -47,29 +48,37 @@ def run(request: ResolveRequest, store: Store) -> ResolveRecord:
         format=request.source.format.value if request.source.format else None,
         targets=(),
     )
-    targets = tuple(plan_target(request, record, target, store) for target in request.targets)
+    targets = tuple(plan_target(request, record, target, store, request.hardware_class) for target in request.targets)
     if any(plan.plan is not Plan.Nothing for plan in targets):
         store.ensure_writable()  # now, not after an hour's work
     return record.model_copy(update={"targets": targets})
 
 
-def plan_target(request: ResolveRequest, resolved: ResolveRecord, target: Target, store: Store) -> TargetPlan:
-    """Look up one target's artifacts and measurement."""
+def plan_target(request: ResolveRequest, resolved: ResolveRecord, target: Target, store: Store, hardware_class: HardwareClass | None) -> TargetPlan:
+    """Look up one target's artifacts and measurement.
+
+    Args:
+        hardware_class: what has to have been built and measured on; None: any class will do, one that was measured before one that wasn't.
+    """
     artifact_key = lookup.artifact_key(
         resolved, inputs=request.inputs, datasets=request.datasets, passes=request.passes[target.name], target=target, image=request.serving_image
     )
-    build = store.get_record(records.BUILDS, records.build_name(artifact_key, request.hardware_class), BuildRecord)
-    if build is not None and not records.has_artifacts(build, store):
-        build = None  # swept or lost: build again, the bytes will be the same
-    if build is None:
-        return TargetPlan(target=target.name, plan=Plan.Build, artifact_key=artifact_key, artifact=Lookup.Miss, measurement=Lookup.Miss)
+    # A build whose artifacts were swept or lost is made again, the bytes will be the same.
+    builds = [b for b in records.find_builds(artifact_key, hardware_class, store) if records.has_artifacts(b, store)]
+    plans = [_plan_of_build(request, resolved, target, store, build) for build in builds]
+    missing = TargetPlan(target=target.name, plan=Plan.Build, artifact_key=artifact_key, artifact=Lookup.Miss, measurement=Lookup.Miss)
+    return min(plans, key=lambda plan: plan.plan is not Plan.Nothing, default=missing)
+
+
+def _plan_of_build(request: ResolveRequest, resolved: ResolveRecord, target: Target, store: Store, build: BuildRecord) -> TargetPlan:
     measurement_key = lookup.measurement_key(
         resolved,
         build,
         datasets=request.datasets,
         loads=request.measurement.loads,
+        batching=request.serving.dynamic_batching,
         target=target,
-        hardware_class=request.hardware_class,
+        hardware_class=build.hardware_class,
         image=request.serving_image,
     )
     index = store.get_record(records.MEASUREMENTS, measurement_key, MeasurementIndex)
@@ -78,7 +87,7 @@ def plan_target(request: ResolveRequest, resolved: ResolveRecord, target: Target
     return TargetPlan(
         target=target.name,
         plan=Plan.Nothing if known else Plan.Measure,
-        artifact_key=artifact_key,
+        artifact_key=build.artifact_key,
         measurement_key=measurement_key,
         artifact=Lookup.Hit,
         measurement=Lookup.Hit if known else Lookup.Miss,

@@ -17,23 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, cast
 
-from burnish.api.job_contract import (
-    PassEntryJson,
-    PipelineRequest,
-    Plan,
-    ResolveRecord,
-    ResolveRequest,
-    Result,
-    StepName,
-    TargetPlan,
-    Warned,
-)
+from burnish.api.job_contract import Plan, ResolveRecord, Result, StepName, TargetPlan, Warned
 from burnish.api.scalars import duration_seconds, quantity_value
-from burnish.api.uris import scrub
 from burnish.api.v1alpha1 import status as api
-from burnish.api.v1alpha1.optimized_model import Datasets, OptimizedModel, Target
+from burnish.api.v1alpha1.optimized_model import OptimizedModel, Target
 from burnish.errors import BurnishError, ExitCode, Reason
-from burnish.pipeline import cpu_limit, machine, publish, status
+from burnish.pipeline import cpu_limit, machine, publish, requests, status
 from burnish.pipeline.confined_process import Limits
 from burnish.pipeline.processes import child_environment
 from burnish.pipeline.progress import Event
@@ -47,10 +36,6 @@ from burnish.toolchains import environments
 
 MAX_ATTEMPTS = 2
 """Of a target whose build was superseded by a concurrent run: the second attempt finds the winner's and measures it."""
-
-BUILD_STEPS = (StepName.stage, StepName.export, StepName.compress, StepName.build, StepName.measure, StepName.publish)
-MEASURE_STEPS = (StepName.stage, StepName.measure, StepName.publish)
-STORE_STEPS = (StepName.resolve, StepName.stage, StepName.publish)
 
 
 class Listener(Protocol):
@@ -176,60 +161,24 @@ class _Run:
         raise AssertionError("unreachable")
 
     def _resolve(self) -> ResolveRecord:
-        spec = self.model.spec
-        request = ResolveRequest(
-            name=self.model.metadata.name,
-            namespace=self.model.metadata.namespace,
-            generation=self.model.metadata.generation,
-            source=spec.source,
-            datasets=spec.datasets,
-            inputs=tuple(spec.inputs),
-            targets=tuple(spec.targets),
-            constraints=spec.constraints,
-            measurement=spec.measurement,
-            jobs=spec.jobs,
-            base=str(self.base),
-            hardware_class=self.hardware_class,
-            serving_image=self.image.name,
-            passes={t.name: self._passes(t) for t in spec.targets},
-        )
+        self.request = requests.resolve_request(self.model, base=str(self.base), hardware_class=self.hardware_class, serving_image=self.image.name)
         work = WorkDir(_fresh(self.options.work / "resolve"))
-        work.save_request(request)
-        self._step(work, "", StepName.resolve, time.monotonic() + duration_seconds(spec.jobs.deadline))
+        work.save_request(self.request)
+        self._step(work, "", StepName.resolve, time.monotonic() + duration_seconds(self.request.jobs.deadline))
         return work.load(StepName.resolve, ResolveRecord)
 
     def _plan_of(self, target: Target) -> TargetPlan:
         assert self.resolved is not None  # noqa: S101  # targets run after resolve
         return next(p for p in self.resolved.targets if p.target == target.name)
 
-    def _passes(self, target: Target) -> tuple[PassEntryJson, ...]:
-        return tuple(PassEntryJson(name=p.name, config=p.config.model_dump(mode="json", by_alias=True)) for p in self.model.spec.passes_of(target))
-
     def _pipeline(self, target: Target, plan: TargetPlan, attempt: int) -> Result:
         assert self.resolved is not None  # noqa: S101
-        spec = self.model.spec
         cpu_limit.prepare(quantity_value(target.resources.cpu)).remove()  # what can't be held is said now, not after an hour's work
         work = WorkDir(_fresh(self.options.work / (target.name if attempt == 1 else f"{target.name}-{attempt}")))
-        work.save_request(
-            PipelineRequest(
-                name=self.model.metadata.name,
-                namespace=self.model.metadata.namespace,
-                generation=self.model.metadata.generation,
-                target=target,
-                plan=plan,
-                resolved=self.resolved,
-                inputs=tuple(spec.inputs),
-                datasets=_without_secrets(spec.datasets),
-                passes=self._passes(target),
-                constraints=spec.constraints,
-                measurement=spec.measurement,
-                hardware_class=self.hardware_class,
-                serving_image=self.image.name,
-            )
-        )
-        steps = BUILD_STEPS if plan.plan is Plan.Build else MEASURE_STEPS
+        work.save_request(requests.pipeline_request(self.request, self.resolved, target, plan, hardware_class=self.hardware_class))
+        steps = requests.steps(plan.plan)
         self.listener.plan(target.name, steps)
-        deadline = time.monotonic() + duration_seconds(spec.jobs.deadline)
+        deadline = time.monotonic() + duration_seconds(self.request.jobs.deadline)
         for step in steps:
             if step is StepName.measure:
                 self._measure(work, target, deadline)
@@ -273,7 +222,7 @@ class _Run:
     def _command(self, work: WorkDir, target: str, step: StepName) -> list[str]:
         """What runs a step, from its work directory alone."""
         command = [str(self._python(work, target, step)), "-m", "burnish.pipeline", step.value, "--work", str(work.root)]
-        if step in STORE_STEPS:
+        if step in requests.STORE_STEPS:
             command += ["--store", self.options.store, "--namespace", self.model.metadata.namespace]
         return command
 
@@ -305,7 +254,7 @@ class _Run:
 
     def _python(self, work: WorkDir, target: str, step: StepName) -> Path:
         """The interpreter of the step's toolchain; light steps run in our own."""
-        if step in STORE_STEPS:
+        if step in requests.STORE_STEPS:
             return Path(sys.executable)
         request = work.load_request()
         runtime = registry.runtimes()[request.target.runtime.value]
@@ -390,12 +339,6 @@ def _fresh(directory: Path) -> Path:
 def _step_of(reason: Reason | None) -> StepName:
     """Where a refusal was found."""
     return StepName.compress if reason is Reason.NoCandidate else StepName.measure
-
-
-def _without_secrets(datasets: Datasets) -> Datasets:
-    """The datasets with URIs as they may be shown: the steps of a target read files, and a model's code can read what they read."""
-    found = {name: data.model_copy(update={"uri": scrub(data.uri)}) for name in ("calibration", "evaluation") if (data := getattr(datasets, name))}
-    return datasets.model_copy(update=found)
 
 
 def _now() -> datetime:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from burnish import names
 from burnish.api.job_contract import ArtifactRef, PassEntryJson
 from burnish.api.scalars import quantity_bytes, quantity_value
-from burnish.api.v1alpha1.optimized_model import Evaluation, Input, Load, Resources
+from burnish.api.v1alpha1.optimized_model import DynamicBatching, Evaluation, Input, Load, Resources
 from burnish.plugins.base import HardwareClass, ServingImage
 
 
@@ -113,6 +113,7 @@ def measurement_key(
     hardware_class: HardwareClass,
     resources: Resources,
     loads: Sequence[Load],
+    batching: DynamicBatching | None = None,
     threads: int | None = None,
     instances: int = 1,
 ) -> str:
@@ -131,6 +132,7 @@ def measurement_key(
         hardware_class: of the machine that measures.
         resources: `1` and `1000m` are the same.
         loads: load points in order; the first one decides when measuring stops.
+        batching: Triton's dynamic batching, where the server has it.
         threads: where they do not follow from `resources`.
         instances: model instances in the server.
     """
@@ -148,6 +150,7 @@ def measurement_key(
             "resources": {"cpu": format(quantity_value(resources.cpu).normalize(), "f"), "memoryBytes": quantity_bytes(resources.memory)},
             "threads": threads,
             "instances": instances,
+            **({"batching": batching.model_dump(mode="json", by_alias=True)} if batching else {}),
             "loads": [load.model_dump(mode="json", by_alias=True) for load in loads],
         },
     )

@@ -14,7 +14,18 @@ from pydantic import Field, create_model, field_validator, model_validator
 
 from burnish import names
 from burnish.api.base import ApiModel, FieldError
-from burnish.api.scalars import LINE_PATTERN, NAMESPACE_PATTERN, Decimal, Digest, Duration, Quantity, quantity_value
+from burnish.api.scalars import (
+    LABEL_KEY_PATTERN,
+    LABEL_VALUE_PATTERN,
+    LINE_PATTERN,
+    NAMESPACE_PATTERN,
+    SUBDOMAIN_PATTERN,
+    Decimal,
+    Digest,
+    Duration,
+    Quantity,
+    quantity_value,
+)
 from burnish.api.v1alpha1.status import Status
 from burnish.plugins import base as plugins
 from burnish.plugins import registry
@@ -59,14 +70,31 @@ _OPTIONS: dict[str, Any] = {
 PassEntry: type[_PassEntry] = create_model("PassEntry", __base__=_PassEntry, __doc__=_PassEntry.__doc__, **_OPTIONS)
 
 
+SecretName = Annotated[str, Field(pattern=SUBDOMAIN_PATTERN, max_length=253, examples=["reader"])]
+
+
+class SecretReference(ApiModel):
+    """A Secret in the resource's own namespace."""
+
+    name: SecretName = Field(description="Its name.")
+
+
 class Source(ApiModel):
     """Where the trained model is."""
 
-    uri: Uri = Field(description="file: (relative to the manifest) or https:. A file, or for file: also a directory (ONNX with external data).")
+    uri: Uri = Field(
+        description="https:, s3: or pvc:, and where there is no cluster file: (relative to the manifest). A file; or a directory (ONNX with external "
+        "data): file: and pvc: of a folder, s3: with a / at the end."
+    )
     format: FormatName | None = Field(default=None, description="Only needed where it can't be detected from the content; a mismatch is an error.")
     digest: Digest | None = Field(default=None, description="Pin: sha256 of the file as sha256sum prints it; of a directory as Burnish reports it.")
     refresh: Annotated[str, Field(max_length=64)] | None = Field(
         default=None, description="Any text; change it to look at a remote URI again. Until then the bytes first found under the URI are used."
+    )
+    secret_ref: SecretReference | None = Field(
+        default=None,
+        description="Credentials for the source and the datasets; read by the resolve Job only. Its key uriPrefix says which URIs they may be sent to. "
+        "On this machine the environment's credentials are used instead.",
     )
 
 
@@ -189,6 +217,9 @@ class Resources(ApiModel):
 
     cpu: Quantity = Field(default="1", examples=["1", "500m"], description="CPU limit, and the thread count (rounded up).")
     memory: Quantity = Field(default="2Gi", examples=["1Gi"], description="Memory limit.")
+    cpu_request: Quantity | None = Field(
+        default=None, examples=["100m"], description="CPU that the scheduler reserves; default cpu. On Job and server alike, clusters only."
+    )
 
     @field_validator("cpu")
     @classmethod
@@ -204,19 +235,111 @@ class Resources(ApiModel):
             raise ValueError(f"{value} is too little for Triton itself; write at least 64Mi, such as memory: 2Gi")
         return value
 
+    @model_validator(mode="after")
+    def _request_within_limit(self) -> Resources:
+        if self.cpu_request is not None and not 0 < quantity_value(self.cpu_request) <= quantity_value(self.cpu):
+            raise FieldError("cpuRequest", f"{self.cpu_request} is not between 0 and the limit cpu: {self.cpu}; lower it, or leave it out")
+        return self
+
     @property
     def threads(self) -> int:
         """Threads of a model instance: the CPU limit, rounded up."""
         return max(1, math.ceil(quantity_value(self.cpu)))
 
 
+class AcceleratorType(StrEnum):
+    """What computes."""
+
+    CPU = "CPU"
+    GPU = "GPU"
+
+
+LabelKey = Annotated[str, Field(pattern=LABEL_KEY_PATTERN, max_length=317, examples=["node.kubernetes.io/instance-type"])]
+LabelValue = Annotated[str, Field(pattern=LABEL_VALUE_PATTERN, max_length=63, examples=["c7i.large"])]
+
+
+class NodeLabel(ApiModel):
+    """A label that a node must have."""
+
+    name: LabelKey = Field(description="Key.")
+    value: LabelValue = Field(description="Value.")
+
+
+class Accelerator(ApiModel):
+    """The hardware that builds, measures and serves: Job and server get the same node affinity."""
+
+    type: AcceleratorType = Field(default=AcceleratorType.CPU, description="CPU or GPU.")
+    product: LabelValue | None = Field(
+        default=None, examples=["NVIDIA-A10"], description="GPU: the node's label nvidia.com/gpu.product, as NVIDIA's feature discovery sets it."
+    )
+    count: Annotated[int, Field(ge=1, le=64)] | None = Field(default=None, description="GPU: how many; default 1.")
+    resource: LabelKey | None = Field(
+        default=None, examples=["nvidia.com/gpu"], description="GPU: the extended resource to ask for; default nvidia.com/gpu."
+    )
+    node_labels: Annotated[list[NodeLabel], Field(max_length=16)] = Field(default_factory=list, description="Labels that the node must have.")
+
+    @model_validator(mode="after")
+    def _gpu_fields(self) -> Accelerator:
+        if self.type is AcceleratorType.CPU:
+            for field in ("product", "count", "resource"):
+                if getattr(self, field) is not None:
+                    raise FieldError(field, "belongs to type: GPU, but type is CPU; remove it or change type")
+        return self
+
+
+class TolerationOperator(StrEnum):
+    """How a toleration matches."""
+
+    Exists = "Exists"
+    Equal = "Equal"
+
+
+class TaintEffect(StrEnum):
+    """What a taint does to pods that don't tolerate it."""
+
+    NoSchedule = "NoSchedule"
+    PreferNoSchedule = "PreferNoSchedule"
+    NoExecute = "NoExecute"
+
+
+class Toleration(ApiModel):
+    """A taint that this target's pods accept."""
+
+    key: LabelKey = Field(description="The taint's key.")
+    operator: TolerationOperator = Field(default=TolerationOperator.Equal, description="Exists, or Equal to value.")
+    value: LabelValue | None = Field(default=None, description="The taint's value, with operator: Equal.")
+    effect: TaintEffect | None = Field(default=None, description="The taint's effect; absent = any.")
+
+    @model_validator(mode="after")
+    def _value_with_equal(self) -> Toleration:
+        if (self.operator is TolerationOperator.Equal) != (self.value is not None):
+            raise FieldError("value", "stands with operator: Equal, and only there; add it or write operator: Exists")
+        return self
+
+
+class Pods(ApiModel):
+    """What a target's pods, Job and server alike, need to be let onto a node. A closed list: no volumes, variables or annotations."""
+
+    tolerations: Annotated[list[Toleration], Field(max_length=16)] = Field(default_factory=list, description="Taints that the pods accept.")
+    runtime_class_name: SecretName | None = Field(default=None, examples=["nvidia"], description="RuntimeClass.")
+    priority_class_name: SecretName | None = Field(default=None, examples=["low"], description="PriorityClass.")
+    image_pull_secrets: Annotated[list[SecretReference], Field(max_length=8)] = Field(
+        default_factory=list, description="Secrets with which Burnish's images are pulled."
+    )
+
+
 class Target(ApiModel):
-    """One runtime on one kind of hardware; it has its own artifact."""
+    """One runtime on one kind of hardware; it has its own artifact, and on a cluster its own server and Service."""
 
     name: ShortName = Field(description="Unique in the manifest.")
     runtime: RuntimeName = Field(description="What executes the model inside Triton.")
+    accelerator: Accelerator = Field(default_factory=Accelerator, description="Hardware that builds, measures and serves. Without a cluster: CPU.")
     resources: Resources = Field(default_factory=Resources, description="Resources of the serving container.")
     passes: Annotated[list[PassEntry], Field(max_length=8)] | None = Field(default=None, description="Overrides spec.passes for this target.")
+    replicas: Annotated[int, Field(ge=0, le=1000)] | None = Field(
+        default=None, description="Servers of this target, where it is not the primary (that one has serving.replicas); default 1."
+    )
+    pods: Pods = Field(default_factory=Pods, description="What its pods need to be let onto a node.")
 
 
 class Load(ApiModel):
@@ -293,6 +416,7 @@ class OnInfeasible(StrEnum):
     """What happens when no candidate is accepted."""
 
     Fail = "Fail"
+    KeepCurrent = "KeepCurrent"
     ServeBaseline = "ServeBaseline"
 
 
@@ -309,13 +433,50 @@ class Constraints(ApiModel):
     )
     latency: Annotated[list[LatencyLimit], Field(max_length=24)] = Field(default_factory=list, description="Absolute limits.")
     on_undecided: OnUndecided = Field(default=OnUndecided.Refuse, description="Refuse or Accept what the measurement could not decide.")
-    on_infeasible: OnInfeasible = Field(default=OnInfeasible.Fail, description="Fail, or ServeBaseline: the converted, uncompressed model.")
+    on_infeasible: OnInfeasible = Field(
+        default=OnInfeasible.Fail,
+        description="Fail; ServeBaseline: the converted, uncompressed model; KeepCurrent: what serves now is the result (where nothing serves yet, Fail).",
+    )
 
 
 class Jobs(ApiModel):
     """Limits on the work itself."""
 
-    deadline: Duration = Field(default="1h", description="Time limit for all steps of one target together.")
+    deadline: Duration = Field(default="1h", description="Time limit for all steps of one target together, from their start on a node.")
+    queue_timeout: Duration = Field(default="24h", description="Longest wait for a node with room; clusters only.")
+    backoff_limit: Annotated[int, Field(ge=0, le=10)] = Field(default=1, description="How often a retriable failure is tried again; clusters only.")
+
+
+class ServingMode(StrEnum):
+    """What happens to a published artifact."""
+
+    Triton = "Triton"
+    PublishOnly = "PublishOnly"
+
+
+class DynamicBatching(ApiModel):
+    """Triton puts requests together; measured as it is served."""
+
+    max_batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(default=8, description="Most samples of one batch.")
+    preferred_batch_sizes: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(max_length=8)] = Field(
+        default_factory=list, examples=[[4, 8]], description="Sizes at which a batch is sent at once."
+    )
+    max_queue_delay: Duration | None = Field(default=None, examples=["500us"], description="Longest wait for more requests; default none.")
+
+    @model_validator(mode="after")
+    def _preferred_within_max(self) -> DynamicBatching:
+        if any(size > self.max_batch_size for size in self.preferred_batch_sizes):
+            raise FieldError("preferredBatchSizes", f"holds a size above maxBatchSize ({self.max_batch_size}); raise that, or remove the size")
+        return self
+
+
+class Serving(ApiModel):
+    """How the result is served."""
+
+    mode: ServingMode = Field(default=ServingMode.Triton, description="Triton, or PublishOnly: the artifact is in the store and nothing is served.")
+    primary: ShortName | None = Field(default=None, description="The target that the Service of the resource's own name fronts; default the first.")
+    replicas: Annotated[int, Field(ge=0, le=1000)] = Field(default=1, description="Servers of the primary; the scale subresource acts here.")
+    dynamic_batching: DynamicBatching | None = Field(default=None, description="Triton's dynamic batching, for models with a batch axis.")
 
 
 class Spec(ApiModel):
@@ -328,7 +489,9 @@ class Spec(ApiModel):
     targets: Annotated[list[Target], Field(min_length=1, max_length=8)] = Field(description="Runtimes and hardware; each has its own artifact.")
     measurement: Measurement = Field(default_factory=Measurement, description="How latency is measured.")
     constraints: Constraints = Field(default_factory=Constraints, description="What a candidate has to hold to replace the baseline.")
+    serving: Serving = Field(default_factory=Serving, description="How the result is served; clusters only, but for dynamicBatching.")
     jobs: Jobs = Field(default_factory=Jobs, description="Limits on the work itself.")
+    suspend: bool = Field(default=False, description="Start nothing and end running Jobs; what serves stays as it is. Clusters only.")
 
     @field_validator("inputs", "targets")
     @classmethod
@@ -347,7 +510,25 @@ class Spec(ApiModel):
                 )
         if self.constraints.score and not self.datasets.evaluation:
             raise FieldError("constraints.score", "needs spec.datasets.evaluation; add evaluation data with a metric, or remove the limit")
+        names_of_targets = [target.name for target in self.targets]
+        if self.serving.primary is not None and self.serving.primary not in names_of_targets:
+            known = ", ".join(names_of_targets)
+            raise FieldError("serving.primary", f"spec.targets has no {self.serving.primary!r} (it has {known}); use one of them")
+        for position, target in enumerate(self.targets):
+            if target.replicas is not None and target.name == self.primary.name:
+                raise FieldError(f"targets[{position}].replicas", "belongs to targets that are not the primary; write spec.serving.replicas instead")
         return self
+
+    @property
+    def primary(self) -> Target:
+        """The target that the Service of the resource's own name fronts."""
+        return next((target for target in self.targets if target.name == self.serving.primary), self.targets[0])
+
+    def replicas_of(self, target: Target) -> int:
+        """How many servers a target shall have."""
+        if target.name == self.primary.name:
+            return self.serving.replicas
+        return 1 if target.replicas is None else target.replicas
 
     def passes_of(self, target: Target) -> list[plugins.PassRequest]:
         """The passes of one target, defaults filled in."""
@@ -366,6 +547,7 @@ class Metadata(ApiModel):
         default="default", description="Part of the path in the store."
     )
     generation: Annotated[int, Field(ge=0)] = Field(default=1, description="Set by the apiserver.")
+    uid: Annotated[str, Field(max_length=64)] = Field(default="", description="Set by the apiserver.")
 
 
 class OptimizedModel(ApiModel):

@@ -34,6 +34,7 @@ class Phase(StrEnum):
     Ready = "Ready"
     Refused = "Refused"
     Failed = "Failed"
+    Suspended = "Suspended"
 
 
 class State(StrEnum):
@@ -42,6 +43,7 @@ class State(StrEnum):
     Pending = "Pending"
     Running = "Running"
     Published = "Published"
+    Serving = "Serving"
     Refused = "Refused"
     Undecided = "Undecided"
     Failed = "Failed"
@@ -65,10 +67,14 @@ class ConditionType(StrEnum):
     """The condition types of the resource."""
 
     Ready = "Ready"
+    Reconciling = "Reconciling"
+    Stalled = "Stalled"
     SourceResolved = "SourceResolved"
     Optimized = "Optimized"
     ScoreGatePassed = "ScoreGatePassed"
     LatencyGatePassed = "LatencyGatePassed"
+    ServingReady = "ServingReady"
+    RolloutComplete = "RolloutComplete"
     DataIndependent = "DataIndependent"
     DataSufficient = "DataSufficient"
 
@@ -116,6 +122,7 @@ class ArtifactStatus(ApiModel):
     stored_size: Quantity | None = Field(default=None, description="Bytes in the store, compressed.")
     served: Served = Field(description="Candidate or Baseline.")
     candidate: Text | None = Field(default=None, description="Which candidate it is.")
+    shared_memory: Quantity | None = Field(default=None, description="Shared memory that one server of it needs for requests and answers.")
 
 
 class BaselineStatus(ApiModel):
@@ -204,6 +211,12 @@ class MeasuredOn(ApiModel):
     triton: Text = Field(description="Serving image and version.")
 
 
+class JobReference(ApiModel):
+    """The Job behind a target's result."""
+
+    name: Text = Field(description="Its name; it changes with everything that the result depends on.")
+
+
 class TargetStatus(ApiModel):
     """One target."""
 
@@ -211,7 +224,8 @@ class TargetStatus(ApiModel):
     state: State = Field(description="Where it stands.")
     reason: Reason | None = Field(default=None, description="Why it is in a final state.")
     message: Text = Field(default="", description="For people.")
-    step: Text | None = Field(default=None, description="While Running.")
+    step: Text | None = Field(default=None, description="While Running: what is being done, from the pod itself.")
+    job_ref: JobReference | None = Field(default=None, description="The Job that found this out.")
     cache: Cache | None = Field(default=None, description="What the store already had.")
     artifact: ArtifactStatus | None = Field(default=None, description="What is marked as served.")
     baseline: BaselineStatus | None = Field(default=None, description="What candidates are compared with.")
@@ -223,6 +237,10 @@ class TargetStatus(ApiModel):
         default_factory=list, description="Every candidate that was considered, served or not."
     )
     measured_on: MeasuredOn | None = Field(default=None, description="Where the numbers hold.")
+    revision: Text | None = Field(default=None, description="The revision that serves now.")
+    replicas: Count | None = Field(default=None, description="Servers of that revision.")
+    ready_replicas: Count | None = Field(default=None, description="Those that answer the golden request.")
+    url: Text | None = Field(default=None, description="HTTP endpoint inside the cluster.")
 
 
 class LastFailure(ApiModel):
@@ -243,4 +261,8 @@ class Status(ApiModel):
     conditions: Annotated[list[Condition], Field(max_length=16)] = Field(default_factory=list, description="One entry per type.")
     source: SourceStatus | None = Field(default=None, description="What the source turned out to be.")
     targets: Annotated[list[TargetStatus], Field(max_length=8)] = Field(default_factory=list, description="One entry per spec.targets.")
+    replicas: Count | None = Field(default=None, description="Servers of the primary's active revision; the scale subresource reads it.")
+    selector: Text | None = Field(default=None, description="Label selector of those; autoscalers read it.")
+    url: Text | None = Field(default=None, description="HTTP endpoint of the primary inside the cluster.")
+    grpc_url: Text | None = Field(default=None, alias="grpcURL", description="gRPC endpoint of the primary inside the cluster.")
     last_failure: LastFailure | None = Field(default=None, description="The newest refusal or failure.")
