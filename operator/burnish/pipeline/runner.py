@@ -17,12 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, cast
 
+from burnish.api import requests
 from burnish.api.job_contract import Plan, ResolveRecord, Result, StepName, TargetPlan, Warned
 from burnish.api.scalars import duration_seconds, quantity_value
 from burnish.api.v1alpha1 import status as api
 from burnish.api.v1alpha1.optimized_model import OptimizedModel, Target
 from burnish.errors import BurnishError, ExitCode, Reason
-from burnish.pipeline import cpu_limit, machine, publish, requests, status
+from burnish.pipeline import cpu_limit, machine, publish, status
 from burnish.pipeline.confined_process import Limits
 from burnish.pipeline.processes import child_environment
 from burnish.pipeline.progress import Event
