@@ -7,17 +7,24 @@ step's folder and ends with an exit code that says whether trying again may help
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import sys
 import time
 import traceback
 from pathlib import Path
 
+from burnish.api import requests
 from burnish.api.job_contract import Failure, Record, ResolveRequest, StepName
 from burnish.errors import BurnishError, Reason, StepExit
+from burnish.pipeline import no_network
 from burnish.pipeline.progress import emit
 from burnish.pipeline.sidecar import START_SECONDS, measuring_server
 from burnish.pipeline.workdir import WorkDir
+
+LOCAL_CLUSTER = "local"
+OFFLINE_STEPS = (StepName.export, StepName.compress, StepName.build)
+"""They open the model; a model's code, if it had any, would find no network."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,38 +33,43 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("step", choices=[s.value for s in StepName])
     parser.add_argument("--work", type=Path, required=True, help="work directory of one target")
     parser.add_argument("--store", help="artifact store (resolve, stage, publish)")
-    parser.add_argument("--namespace", default="default", help="whose part of the store")
+    parser.add_argument("--cluster", default=LOCAL_CLUSTER, help="whose part of the store, first half")
+    parser.add_argument("--namespace", default="default", help="whose part of the store, second half")
     parser.add_argument("--server-url", help="Triton's HTTP endpoint (measure); default: start one")
     parser.add_argument("--server-pid", type=int, help="Triton's process where it can be seen (measure)")
     parser.add_argument("--cpu-enforcement", default="container", help="how the server is held to its CPU limit (measure)")
+    parser.add_argument("--job", action="store_true", help="run as a container of a cluster's Job")
+    parser.add_argument("--request", type=Path, help="what the Job is for (resolve and stage of a Job)")
+    parser.add_argument("--termination-log", type=Path, default=Path("/dev/termination-log"), help="where a Job's container leaves its message")
     options = parser.parse_args(arguments)
     work, step = WorkDir(options.work.resolve()), StepName(options.step)
-    work.folder(step).mkdir(parents=True, exist_ok=True)
     try:
-        work.save(step, _run(step, work, options))
+        work.folder(step).mkdir(parents=True, exist_ok=True)
+        if options.job:
+            _run_job(step, work, options)
+        else:
+            work.save(step, _run(step, work, options))
         return StepExit.OK
     except BurnishError as error:
-        return _fail(work, step, error)
+        found = error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return _bug(work, step)
-        return _fail(
-            work,
-            step,
-            BurnishError(Reason.DiskFull, f"no room left for {step.value} in the work directory; free some, or choose another with --work"),
-        )
+            found = _bug(step)
+        else:
+            text = f"no room left for {step.value} in the work directory; free some, or choose another with --work"
+            found = BurnishError(Reason.DiskFull, text)
     except MemoryError:
-        return _fail(
-            work,
-            step,
-            BurnishError(Reason.OutOfMemory, f"{step.value} could not get the memory it needs; raise --step-memory, or use a larger machine"),
-        )
+        text = f"{step.value} could not get the memory it needs; raise --step-memory, or use a larger machine"
+        found = BurnishError(Reason.OutOfMemory, text)
     except Exception:  # a bug: the traceback belongs into the log, the user gets a sentence
-        return _bug(work, step)
+        found = _bug(step)
+    return _fail(work, step, found, options)
 
 
 def _run(step: StepName, work: WorkDir, options: argparse.Namespace) -> Record:
     """Each step imports what it needs only when it runs: no step's environment has the libraries of all."""
+    if step in OFFLINE_STEPS and not no_network.drop():
+        emit(f"{step.value} runs with the network in reach: this machine has no seccomp filters", warning=True)
     if step is StepName.export:
         from burnish.pipeline import export
 
@@ -80,7 +92,7 @@ def _run(step: StepName, work: WorkDir, options: argparse.Namespace) -> Record:
     from burnish.pipeline import publish, resolve, stage
     from burnish.store.store import open_store
 
-    store = open_store(options.store, namespace=options.namespace)
+    store = open_store(options.store, cluster=options.cluster, namespace=options.namespace)
     if step is StepName.resolve:
         return resolve.run(work.load_request(ResolveRequest), store)
     if step is StepName.stage:
@@ -88,16 +100,57 @@ def _run(step: StepName, work: WorkDir, options: argparse.Namespace) -> Record:
     return publish.run(work, store)
 
 
-def _fail(work: WorkDir, step: StepName, error: BurnishError) -> int:
+def _run_job(step: StepName, work: WorkDir, options: argparse.Namespace) -> None:
+    """A step as a container of a Job: the first one makes the work directory, the last one tells what came of it."""
+    from burnish.pipeline import job
+
+    if step not in requests.STORE_STEPS:
+        if job.is_needed(step, work):
+            work.save(step, _run(step, work, options))
+        else:
+            emit("nothing to do: the store has it")
+        return
+    from burnish.store.store import open_store
+
+    store = open_store(options.store, cluster=options.cluster, namespace=options.namespace)
+    if step is StepName.stage:
+        work.save(step, job.run_stage(job.load_request(options.request), work, store))
+        return
+    record, message = job.run_resolve(job.load_request(options.request), store) if step is StepName.resolve else job.run_publish(work, store)
+    work.save(step, record)
+    job.leave_message(options.termination_log, step, message)
+
+
+def _fail(work: WorkDir, step: StepName, error: BurnishError, options: argparse.Namespace) -> int:
     emit(f"{step.value}: {error.reason.value}: {error}", warning=True)
-    work.save_failure(Failure(step=step.value, reason=error.reason, message=error.message, field=error.field, retriable=error.retriable))
+    failure = Failure(step=step.value, reason=error.reason, message=error.message, field=error.field, retriable=error.retriable)
+    with contextlib.suppress(OSError):  # a full disk: the exit code and the log say it, and the runner looks at the disk
+        work.save_failure(failure)
+    if options.job:
+        from burnish.pipeline import job
+
+        name, namespace = _whose(work, options)
+        job.leave_message(options.termination_log, step, job.failure_message(failure, name=name, namespace=namespace))
     return StepExit.RETRIABLE if error.retriable else StepExit.NOT_RETRIABLE
 
 
-def _bug(work: WorkDir, step: StepName) -> int:
+def _whose(work: WorkDir, options: argparse.Namespace) -> tuple[str, str]:
+    """Name and namespace of the resource, as far as they are known."""
+    with contextlib.suppress(BurnishError, OSError):
+        if options.request is not None:
+            from burnish.pipeline import job
+
+            found = job.load_request(options.request).resolve
+            return found.name, found.namespace
+        request = work.load_request()
+        return request.name, request.namespace
+    return "NAME", options.namespace
+
+
+def _bug(step: StepName) -> BurnishError:
     traceback.print_exc()
     lines = traceback.format_exc().strip().splitlines()
-    return _fail(work, step, BurnishError(Reason.InternalError, f"{step.value} failed unexpectedly ({lines[-1][:300]}); its log has the details"))
+    return BurnishError(Reason.InternalError, f"{step.value} failed unexpectedly ({lines[-1][:300]}); its log has the details")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def facts() -> MachineFacts:
     """Facts of this machine."""
     first = next(iter(_blocks(_CPUINFO.read_text())), {})
     return MachineFacts(
-        node=platform.node(),
+        node=os.environ.get("NODE_NAME") or platform.node(),  # a pod is told its node; its own name says nothing
         cpu_model=first.get("model name") or first.get("CPU part", "unknown"),
         cpus=len(os.sched_getaffinity(0)),
         kernel=platform.release(),
