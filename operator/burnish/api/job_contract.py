@@ -370,6 +370,11 @@ class StepName(StrEnum):
     publish = "publish"
 
 
+def step_folder(step: StepName) -> str:
+    """The folder of the work directory that a step writes, relative to its root."""
+    return f"steps/{list(StepName).index(step):02d}-{step.value}"
+
+
 class ResolveRequest(Record):
     """What `resolve` gets: the whole object, and where the store is."""
 

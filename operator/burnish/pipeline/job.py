@@ -13,7 +13,6 @@ from burnish.api.job_contract import (
     Failure,
     JobRequest,
     Message,
-    PipelineRequest,
     Plan,
     PublishMessage,
     ResolveMessage,
@@ -67,7 +66,7 @@ def run_resolve(job: JobRequest, store: Store) -> tuple[ResolveRecord, Message]:
     for target, plan in zip(request.targets, record.targets, strict=True):
         status = api.TargetStatus(name=target.name, state=api.State.Pending, cache=api.Cache(artifact=plan.artifact, measurement=plan.measurement))
         if plan.plan is Plan.Nothing:
-            result = publish.conclude_known(request.name, target, plan, request.constraints, store)
+            result = publish.conclude_known(request, target, plan, store)
             status, warnings = result.status, [*warnings, *result.warnings]
         found.append(TargetMessage(plan=plan.plan, status=status))
     builds = [plan.build.source_format for plan in record.targets if plan.build]
@@ -115,14 +114,10 @@ def run_publish(work: WorkDir, store: Store) -> tuple[Result, Message]:
         BurnishError: as `publish.run`.
     """
     request = work.load_request()
-    result = _known(request, store) if request.plan.plan is Plan.Nothing else publish.run(work, store)
+    result = publish.conclude_known(request, request.target, request.plan, store) if request.plan.plan is Plan.Nothing else publish.run(work, store)
     return result, Message(
         published=PublishMessage(status=result.status, source_format=result.build.source_format, warnings=_distinct(list(result.warnings)))
     )
-
-
-def _known(request: PipelineRequest, store: Store) -> Result:
-    return publish.conclude_known(request.name, request.target, request.plan, request.constraints, store)
 
 
 def leave_message(path: Path, step: StepName, message: Message) -> None:

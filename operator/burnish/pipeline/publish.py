@@ -14,7 +14,9 @@ from burnish.api.job_contract import (
     MeasurementIndex,
     MeasurementRecord,
     MeasureStepRecord,
+    PipelineRequest,
     Plan,
+    ResolveRequest,
     Result,
     StepName,
     TargetPlan,
@@ -24,7 +26,9 @@ from burnish.errors import BurnishError, Reason
 from burnish.pipeline import records, status, verdict
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
-from burnish.store.artifacts import put_artifact
+from burnish.serving import sizes
+from burnish.serving.config import ServingOptions, options_of
+from burnish.store.artifacts import put_artifact, read_config
 from burnish.store.store import Store
 
 
@@ -47,18 +51,37 @@ def run(work: WorkDir, store: Store) -> Result:
         build = winner
     index = put_measurement(measured.measurement, store)
     emit("published")
+    options = options_of(request.target, request.measurement.loads, request.serving.dynamic_batching)
     return conclude(
-        model=request.name, target=request.target, plan=request.plan, build=build, index=index, constraints=request.constraints, store=store
+        model=request.name,
+        target=request.target,
+        plan=request.plan,
+        build=build,
+        index=index,
+        constraints=request.constraints,
+        options=options,
+        store=store,
     )
 
 
 def conclude(
-    *, model: str, target: Target, plan: TargetPlan, build: BuildRecord, index: MeasurementIndex, constraints: Constraints, store: Store
+    *,
+    model: str,
+    target: Target,
+    plan: TargetPlan,
+    build: BuildRecord,
+    index: MeasurementIndex,
+    constraints: Constraints,
+    options: ServingOptions,
+    store: Store,
 ) -> Result:
     """Judge a filed measurement and mark what is served; also where nothing had to be measured."""
     decision = verdict.decide(index, build, constraints)
     warnings = [*index.warnings, *filter(None, [status.resolution_warning(index.summary.samples, constraints)])]
     found = status.target_status(target.name, plan, build, index, decision, constraints, uri=store.location)
+    if found.artifact is not None:
+        shared = sizes.shared_memory_bytes(read_config(store, found.artifact.digest), options)
+        found = found.model_copy(update={"artifact": found.artifact.model_copy(update={"shared_memory": f"{shared // 2**20}Mi"})})
     result = Result(status=found, build=build, measurement=index, constraints=constraints, warnings=tuple(warnings))
     name = records.result_name(model, target.name)
     if not _is_told(store.get_record(records.RESULTS, name, Result), result):
@@ -71,12 +94,15 @@ def _is_told(known: Result | None, result: Result) -> bool:
     return known is not None and known.model_copy(update={"status": known.status.model_copy(update={"cache": result.status.cache})}) == result
 
 
-def conclude_known(model: str, target: Target, plan: TargetPlan, constraints: Constraints, store: Store) -> Result:
+def conclude_known(request: ResolveRequest | PipelineRequest, target: Target, plan: TargetPlan, store: Store) -> Result:
     """Judge the measurement that `resolve` found: limits may have changed since, nothing is built or measured."""
     index = store.get_record(records.MEASUREMENTS, plan.measurement_key or "", MeasurementIndex)
     if index is None or plan.build is None:
         raise BurnishError(Reason.NotInStore, "the measurement that was just found is gone; run again")
-    return conclude(model=model, target=target, plan=plan, build=plan.build, index=index, constraints=constraints, store=store)
+    options = options_of(target, request.measurement.loads, request.serving.dynamic_batching)
+    return conclude(
+        model=request.name, target=target, plan=plan, build=plan.build, index=index, constraints=request.constraints, options=options, store=store
+    )
 
 
 def put_measurement(record: MeasurementRecord, store: Store) -> MeasurementIndex:

@@ -7,20 +7,13 @@ from pathlib import Path
 
 from burnish.api.job_contract import PipelineRequest, Plan, StepName
 from burnish.pipeline.workdir import WorkDir
-from burnish.plugins import registry
-from burnish.serving.config import ServingOptions
+from burnish.serving.config import options_of
 from burnish.serving.repository import write_repository
 
 
 def write(target: Path, artifacts: Mapping[str, Path], request: PipelineRequest) -> None:
     """Render the repository from artifact directories, with the options that serving will use."""
-    runtime = registry.runtimes()[request.target.runtime.value]
-    count = request.target.resources.threads
-    options = ServingOptions(
-        threads=count,
-        parameters=runtime.parameters(count),
-        max_batch_size=max(load.batch_size for load in request.measurement.loads),
-    )
+    options = options_of(request.target, request.measurement.loads, request.serving.dynamic_batching)
     write_repository(target, artifacts, options)
 
 

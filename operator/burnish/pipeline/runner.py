@@ -21,7 +21,7 @@ from burnish.api import requests
 from burnish.api.job_contract import Plan, ResolveRecord, Result, StepName, TargetPlan, Warned
 from burnish.api.scalars import duration_seconds, quantity_value
 from burnish.api.v1alpha1 import status as api
-from burnish.api.v1alpha1.optimized_model import OptimizedModel, Target
+from burnish.api.v1alpha1.optimized_model import AcceleratorType, OptimizedModel, Target
 from burnish.errors import BurnishError, ExitCode, Reason
 from burnish.pipeline import cpu_limit, machine, publish, status
 from burnish.pipeline.confined_process import Limits
@@ -145,13 +145,8 @@ class _Run:
             try:
                 if plan.plan is Plan.Nothing:
                     self.listener.plan(target.name, ())
-                    return publish.conclude_known(
-                        self.model.metadata.name,
-                        target,
-                        plan,
-                        self.model.spec.constraints,
-                        open_store(self.options.store, namespace=self.model.metadata.namespace),
-                    )
+                    store = open_store(self.options.store, namespace=self.model.metadata.namespace)
+                    return publish.conclude_known(self.request, target, plan, store)
                 return self._pipeline(target, plan, attempt)
             except BurnishError as error:
                 if error.reason is not Reason.Superseded or attempt == MAX_ATTEMPTS:
@@ -174,6 +169,12 @@ class _Run:
 
     def _pipeline(self, target: Target, plan: TargetPlan, attempt: int) -> Result:
         assert self.resolved is not None  # noqa: S101
+        if target.accelerator.type is not AcceleratorType.CPU:
+            raise BurnishError(
+                Reason.ResourcesNotEnforceable,
+                f"target {target.name} asks for a GPU, and a run without a cluster measures on CPUs; apply the manifest to a cluster that has one",
+                field="spec.targets[].accelerator",
+            )
         cpu_limit.prepare(quantity_value(target.resources.cpu)).remove()  # what can't be held is said now, not after an hour's work
         work = WorkDir(_fresh(self.options.work / (target.name if attempt == 1 else f"{target.name}-{attempt}")))
         work.save_request(requests.pipeline_request(self.request, self.resolved, target, plan, hardware_class=self.hardware_class))

@@ -17,7 +17,7 @@ from typing import TypeVar, overload
 
 from pydantic import ValidationError
 
-from burnish.api.job_contract import Failure, PipelineRequest, Record, StepName
+from burnish.api.job_contract import Failure, PipelineRequest, Record, StepName, step_folder
 from burnish.errors import BurnishError, Reason
 
 R = TypeVar("R", bound=Record)
@@ -38,7 +38,7 @@ class WorkDir:
 
     def folder(self, step: StepName) -> Path:
         """The folder that `step` writes."""
-        return self.root / "steps" / f"{list(StepName).index(step):02d}-{step.value}"
+        return self.root / step_folder(step)
 
     def log(self, step: StepName) -> Path:
         """What the step's process printed."""

@@ -7,10 +7,14 @@ Field names and rules: Triton's model_config.proto and its model configuration p
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from burnish.api.job_contract import ArtifactConfig, ResolvedInput
+from burnish.api.scalars import duration_seconds
+from burnish.api.v1alpha1.optimized_model import AcceleratorType, DynamicBatching, Load, Target
+from burnish.plugins import registry
 from burnish.plugins.base import DataType, Tensor
 from burnish.serving.text_format import Enum, Message, Value, render
 
@@ -31,6 +35,45 @@ class ServingOptions:
     """Largest batch of a request; a model whose axis 0 is fixed is served without batching."""
     parameters: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """The runtime plugin's `parameters(threads)`."""
+    is_dynamic: bool = False
+    """Triton puts requests together, for a model with a batch axis."""
+    preferred_batch_sizes: tuple[int, ...] = ()
+    max_queue_delay_us: int = 0
+    """Longest wait for more requests, microseconds."""
+    is_gpu: bool = False
+    """Instances on the GPU, for a backend that has one."""
+
+    def to_json(self) -> str:
+        """As text, for the program that renders the same config somewhere else."""
+        return json.dumps({**dataclasses.asdict(self), "parameters": dict(self.parameters)}, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> ServingOptions:
+        """What `to_json` wrote.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        found = json.loads(text)
+        try:
+            return cls(**{**found, "preferred_batch_sizes": tuple(found.get("preferred_batch_sizes", ()))})
+        except (TypeError, AttributeError) as error:
+            raise ValueError("these are no serving options") from error
+
+
+def options_of(target: Target, loads: Sequence[Load], batching: DynamicBatching | None) -> ServingOptions:
+    """How a target is served, and so how it is measured."""
+    threads = target.resources.threads
+    sizes = [load.batch_size for load in loads] + ([batching.max_batch_size] if batching else [])
+    return ServingOptions(
+        threads=threads,
+        parameters=registry.runtimes()[target.runtime.value].parameters(threads),
+        max_batch_size=max(sizes, default=1),
+        is_dynamic=batching is not None,
+        preferred_batch_sizes=tuple(batching.preferred_batch_sizes) if batching else (),
+        max_queue_delay_us=round(duration_seconds(batching.max_queue_delay) * 1e6) if batching and batching.max_queue_delay else 0,
+        is_gpu=target.accelerator.type is AcceleratorType.GPU,
+    )
 
 
 def render_config(name: str, artifact: ArtifactConfig, options: ServingOptions) -> str:
@@ -42,13 +85,24 @@ def render_config(name: str, artifact: ArtifactConfig, options: ServingOptions) 
         ("max_batch_size", options.max_batch_size if batched else 0),
         ("input", [_tensor(tensor, batched) for tensor in artifact.signature.inputs]),
         ("output", [_tensor(tensor, batched) for tensor in artifact.signature.outputs]),
-        ("instance_group", [Message(("count", options.instances), ("kind", Enum("KIND_CPU")))]),
+        ("instance_group", [Message(("count", options.instances), ("kind", Enum("KIND_GPU" if options.is_gpu else "KIND_CPU")))]),
         ("parameters", [_parameter(key, value) for key, value in sorted(options.parameters.items())]),
         ("model_warmup", _warmups(artifact, options.max_batch_size if batched else 0)),
     ]
+    if batched and options.is_dynamic:
+        fields.append(("dynamic_batching", _dynamic_batching(options)))
     if artifact.model_file != STANDARD_MODEL_FILES.get(artifact.backend):
         fields.insert(2, ("default_model_filename", artifact.model_file))
     return render(Message(*fields))
+
+
+def _dynamic_batching(options: ServingOptions) -> Message:
+    fields: list[tuple[str, Value]] = []
+    if options.preferred_batch_sizes:
+        fields.append(("preferred_batch_size", list(options.preferred_batch_sizes)))
+    if options.max_queue_delay_us:
+        fields.append(("max_queue_delay_microseconds", options.max_queue_delay_us))
+    return Message(*fields)
 
 
 def _parameter(key: str, value: str) -> Message:

@@ -80,12 +80,7 @@ def get_artifact(store: Store, digest: str, target: Path, *, max_bytes: int = fi
     if total > max_bytes:
         raise BurnishError(Reason.SourceTooLarge, f"artifact {digest} unpacks to {total} bytes, more than the limit of {max_bytes}")
     data = store.read_blob(manifest.config.digest)
-    try:
-        config = ArtifactConfig.model_validate_json(data)
-    except ValidationError as error:
-        raise BurnishError(
-            Reason.StoreCorrupted, f"artifact {digest} was written by another release of Burnish; use that release, or run the manifest again"
-        ) from error
+    config = _parse_config(data, digest)
     for layer in manifest.layers:
         path = layer.annotations.path
         if path == CONFIG_FILE:
@@ -106,6 +101,24 @@ def read_manifest(store: Store, digest: str) -> oci.Manifest:
         return oci.Manifest.model_validate_json(store.read_blob(digest))
     except ValidationError as error:
         raise BurnishError(Reason.NotInStore, f"{digest} is in the store, but is no artifact; take a digest that `burnish report` prints") from error
+
+
+def read_config(store: Store, digest: str) -> ArtifactConfig:
+    """`artifact.json` of an artifact, verified.
+
+    Raises:
+        BurnishError: as `read_manifest`.
+    """
+    return _parse_config(store.read_blob(read_manifest(store, digest).config.digest), digest)
+
+
+def _parse_config(data: bytes, digest: str) -> ArtifactConfig:
+    try:
+        return ArtifactConfig.model_validate_json(data)
+    except ValidationError as error:
+        raise BurnishError(
+            Reason.StoreCorrupted, f"artifact {digest} was written by another release of Burnish; use that release, or run the manifest again"
+        ) from error
 
 
 def blob_digests(store: Store, digest: str) -> list[str]:
