@@ -6,6 +6,7 @@ operator rendered is still right, and an upgrade of the operator rolls nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from typing import Any
@@ -27,25 +28,35 @@ MODELS, GOLDEN = "/models", "/golden"
 GRPC_MAX_AGE_MS, GRPC_GRACE_MS = 5000, 10000
 """A gRPC channel is as long-lived as its client; without an age it never leaves a server that is going."""
 PRE_STOP_SECONDS = 10
-"""Longer than endpoints take to spread, plus the age of gRPC channels: with it 0 requests failed in the roll test, without it dozens."""
+"""Longer than endpoints take to spread, plus the age of gRPC channels; where it was shorter, or channels had no age, each roll lost dozens of calls."""
 EXIT_TIMEOUT_SECONDS = 10
 GRACE_SECONDS = PRE_STOP_SECONDS + EXIT_TIMEOUT_SECONDS + 10
 STARTUP_SECONDS = 600
 """For loading; a stub that is killed while it loads leaves a server that never opens a port, and then only this ends it."""
-_PROBE_RESOURCES = ContainerResources(cpu="200m", memory="128Mi", cpu_request="10m", memory_request="32Mi")
+_PROBE_BYTES = 64 * 2**20
+"""Of the probe itself; a golden request and its answers come on top."""
 
 
 def revision(artifact: ArtifactStatus, target: Target, model: OptimizedModel, settings: Settings) -> str:
-    """Eight hex digits over what makes a server what it is; never replicas, and nothing of the operator's own release."""
+    """Eight hex digits over what makes a server what it is; never replicas, and nothing of the operator's own release.
+
+    Only what differs from a default counts: a release that adds a field, or a serving option, must not roll what an older one made.
+    """
+    written = {name: getattr(target, name) for name in ("resources", "accelerator", "pods")}
     facts = {
         "artifact": artifact.digest,
         "triton": [settings.images.triton, settings.images.serving_image],
-        "resources": target.resources.model_dump(mode="json", by_alias=True),
-        "accelerator": target.accelerator.model_dump(mode="json", by_alias=True),
-        "pods": target.pods.model_dump(mode="json", by_alias=True),
-        "options": _options(model, target).to_json(),
+        **{name: part.model_dump(mode="json", by_alias=True, exclude_defaults=True) for name, part in written.items()},
+        "options": _told_options(_options(model, target)),
     }
     return hashlib.sha256(canonical_json(facts)).hexdigest()[:8]
+
+
+def _told_options(options: ServingOptions) -> dict[str, object]:
+    unset = ServingOptions(threads=0)
+    found = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    found["parameters"] = dict(options.parameters)
+    return {name: value for name, value in found.items() if value != getattr(unset, name)}
 
 
 def _options(model: OptimizedModel, target: Target) -> ServingOptions:
@@ -134,11 +145,11 @@ def build_deployment(
 def _pod(model: OptimizedModel, target: Target, artifact: ArtifactStatus, settings: Settings) -> Manifest:
     store = pods.store_access(settings, model.metadata.namespace, read_only=True)
     shared = quantity_bytes(artifact.shared_memory) if artifact.shared_memory else MIN_BYTES
-    volumes = [{"name": "models", "emptyDir": {}}, {"name": "golden", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}]
+    volumes: list[Manifest] = [{"name": name, "emptyDir": {}} for name in ("models", "golden", "scratch", "tmp")]
     return {
         **pods.pod_defaults(settings, target=target),
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "initContainers": [_pull(model, target, artifact, settings, store), _probe(model, settings)],
+        "initContainers": [_pull(model, target, artifact, settings, store), _probe(model, settings, shared)],
         "containers": [_triton(target, settings)],
         "volumes": [*volumes, shared_memory_volume(shared), *store.volumes],
     }
@@ -158,14 +169,18 @@ def _pull(model: OptimizedModel, target: Target, artifact: ArtifactStatus, setti
         "volumeMounts": [
             {"name": "models", "mountPath": MODELS},
             {"name": "golden", "mountPath": GOLDEN},
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+            {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108
             *store.mounts,
         ],
     }
 
 
-def _probe(model: OptimizedModel, settings: Settings) -> Manifest:
-    """Answers for Triton's probes: its own health endpoints stay well when a backend process is dead."""
+def _probe(model: OptimizedModel, settings: Settings, shared_bytes: int) -> Manifest:
+    """Answers for Triton's probes: its own health endpoints stay well when a backend process is dead.
+
+    It is ready when Triton is, so that a message that it left about a wrong answer holds for as long as it isn't.
+    """
+    memory = f"{math.ceil((_PROBE_BYTES + 2 * shared_bytes) / 2**20)}Mi"  # shared memory holds 1.5 requests with their answers; it keeps up to 3
     return {
         "name": PROBE,
         **pods.image(settings.images.burnish, settings),
@@ -173,8 +188,9 @@ def _probe(model: OptimizedModel, settings: Settings) -> Manifest:
         "command": ["python3", "-m", "burnish.pipeline.probe", "--model", model.metadata.name, "--golden", GOLDEN, "--port", str(names.PROBE_PORT)],
         "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108
         "ports": [{"name": "probe", "containerPort": names.PROBE_PORT}],
-        "resources": pods.step_resources(_PROBE_RESOURCES),
-        "volumeMounts": [{"name": "golden", "mountPath": GOLDEN, "readOnly": True}, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
+        "resources": pods.step_resources(ContainerResources(cpu="200m", memory=memory, cpu_request="10m", memory_request="32Mi")),
+        "readinessProbe": {**_asks("/ready"), "periodSeconds": 2, "failureThreshold": 2},
+        "volumeMounts": [{"name": "golden", "mountPath": GOLDEN, "readOnly": True}, {"name": "scratch", "mountPath": "/tmp"}],  # noqa: S108
     }
 
 
@@ -192,7 +208,7 @@ def _triton(target: Target, settings: Settings) -> Manifest:
         "resources": pods.triton_resources(target),
         "startupProbe": {**_asks("/startup"), "periodSeconds": 1, "failureThreshold": STARTUP_SECONDS},
         "readinessProbe": {**_asks("/ready"), "periodSeconds": 2, "failureThreshold": 2},
-        "livenessProbe": {**_asks("/live"), "periodSeconds": 10, "failureThreshold": 3},
+        "livenessProbe": {**_asks("/live"), "periodSeconds": 5, "failureThreshold": 3},
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
         "volumeMounts": [
             {"name": "models", "mountPath": MODELS, "readOnly": True},

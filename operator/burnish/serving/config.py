@@ -40,8 +40,8 @@ class ServingOptions:
     preferred_batch_sizes: tuple[int, ...] = ()
     max_queue_delay_us: int = 0
     """Longest wait for more requests, microseconds."""
-    is_gpu: bool = False
-    """Instances on the GPU, for a backend that has one."""
+    gpus: int = 0
+    """GPUs that hold `instances` each; 0 = on the CPU."""
 
     def to_json(self) -> str:
         """As text, for the program that renders the same config somewhere else."""
@@ -54,10 +54,10 @@ class ServingOptions:
         Raises:
             ValueError: it is something else.
         """
-        found = json.loads(text)
         try:
+            found = json.loads(text)
             return cls(**{**found, "preferred_batch_sizes": tuple(found.get("preferred_batch_sizes", ()))})
-        except (TypeError, AttributeError) as error:
+        except (TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError("these are no serving options") from error
 
 
@@ -72,7 +72,7 @@ def options_of(target: Target, loads: Sequence[Load], batching: DynamicBatching 
         is_dynamic=batching is not None,
         preferred_batch_sizes=tuple(batching.preferred_batch_sizes) if batching else (),
         max_queue_delay_us=round(duration_seconds(batching.max_queue_delay) * 1e6) if batching and batching.max_queue_delay else 0,
-        is_gpu=target.accelerator.type is AcceleratorType.GPU,
+        gpus=(target.accelerator.count or 1) if target.accelerator.type is AcceleratorType.GPU else 0,
     )
 
 
@@ -85,7 +85,7 @@ def render_config(name: str, artifact: ArtifactConfig, options: ServingOptions) 
         ("max_batch_size", options.max_batch_size if batched else 0),
         ("input", [_tensor(tensor, batched) for tensor in artifact.signature.inputs]),
         ("output", [_tensor(tensor, batched) for tensor in artifact.signature.outputs]),
-        ("instance_group", [Message(("count", options.instances), ("kind", Enum("KIND_GPU" if options.is_gpu else "KIND_CPU")))]),
+        ("instance_group", [_instances(options)]),
         ("parameters", [_parameter(key, value) for key, value in sorted(options.parameters.items())]),
         ("model_warmup", _warmups(artifact, options.max_batch_size if batched else 0)),
     ]
@@ -94,6 +94,14 @@ def render_config(name: str, artifact: ArtifactConfig, options: ServingOptions) 
     if artifact.model_file != STANDARD_MODEL_FILES.get(artifact.backend):
         fields.insert(2, ("default_model_filename", artifact.model_file))
     return render(Message(*fields))
+
+
+def _instances(options: ServingOptions) -> Message:
+    """Where the model runs. A container numbers the GPUs that it was given from 0, whichever they are on the node."""
+    fields: list[tuple[str, Value]] = [("count", options.instances), ("kind", Enum("KIND_GPU" if options.gpus else "KIND_CPU"))]
+    if options.gpus:
+        fields.append(("gpus", list(range(options.gpus))))
+    return Message(*fields)
 
 
 def _dynamic_batching(options: ServingOptions) -> Message:

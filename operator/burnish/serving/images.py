@@ -1,7 +1,7 @@
 """The serving images that Burnish knows, and what each of them can load. The one table; artifacts are capped to it.
 
 The figures of an image were found by loading models of rising opset and IR version with the very library version in it
-(tests/unit/serving/test_images.py does it again).
+(tests/unit/serving/test_images.py does it again for the image that runs here).
 """
 
 from __future__ import annotations
@@ -22,7 +22,17 @@ LOCAL_CPU = ServingImage(
     max_ir_version=14,
 )
 
-IMAGES: Mapping[str, ServingImage] = MappingProxyType({image.name: image for image in (LOCAL_CPU,)})
+NVIDIA_25_10 = ServingImage(
+    # NVIDIA's own container of that release, with native backends. It was read about, not run: its ONNX Runtime is the one of the table in Triton's
+    # docs/introduction/compatibility.md. What that version loads was found with its wheel for CPUs.
+    name="nvidia-25.10",
+    triton="2.62.0",
+    versions={"onnxruntime": "1.23.1"},
+    max_opset=23,
+    max_ir_version=11,
+)
+
+IMAGES: Mapping[str, ServingImage] = MappingProxyType({image.name: image for image in (LOCAL_CPU, NVIDIA_25_10)})
 """Every serving image by name."""
 
 

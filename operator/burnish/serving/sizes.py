@@ -27,7 +27,7 @@ def shared_memory_bytes(artifact: ArtifactConfig, options: ServingOptions) -> in
     # An output whose size nobody knows is taken to be as long as the longest input dimension that varies.
     longest = max((size for sizes in largest.values() for axis, size in sizes.items() if axis or not batched), default=1)
     request = sum(_bytes(tensor, largest.get(tensor.name, {}), longest, batched) for tensor in tensors) * batch
-    total = _START_BYTES + options.instances * (_INSTANCE_BYTES + request) * _MARGIN
+    total = _START_BYTES + options.instances * max(1, options.gpus) * (_INSTANCE_BYTES + request) * _MARGIN
     mebibytes = -(-int(total) // 2**20)
     return max(MIN_BYTES, mebibytes * 2**20)
 
