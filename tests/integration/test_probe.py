@@ -1,5 +1,6 @@
 """A serving pod without the pod: what `pull` brings out of a store is loaded by a real tritonserver, and the probe watches it, as its own process."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -94,7 +95,7 @@ def slow(directory: Path) -> Path:
 class Pod:
     """`pull`, Triton and the probe, and what the kubelet does with them."""
 
-    def __init__(self, tmp_path: Path, python: Path, directory: Path, *flags: str) -> None:
+    def __init__(self, tmp_path: Path, python: Path, directory: Path, *flags: str, options: ServingOptions = OPTIONS) -> None:
         self.tmp_path, self.python, self.flags = tmp_path, python, flags
         self.models, self.golden = tmp_path / "models", tmp_path / "golden"
         self.models.mkdir()
@@ -102,7 +103,7 @@ class Pod:
         store = open_store(tmp_path / "store")
         digest = put_artifact(store, directory).digest
         here, refuse = machine.hardware_class(), HardwareMismatch.Refuse
-        pull.run(store, digest, model=MODEL, models=self.models, golden=self.golden, options=OPTIONS, mismatch=refuse, here=here)
+        pull.run(store, digest, model=MODEL, models=self.models, golden=self.golden, options=options, mismatch=refuse, here=here)
         self.http_port, self.probe_port = _free_ports(2)
         self.triton: TritonServer | None = None
         self.probe: subprocess.Popen[bytes] | None = None
@@ -175,8 +176,8 @@ class Pod:
 def pod(tmp_path, python):
     made: list[Pod] = []
 
-    def make(directory: Path, *flags: str) -> Pod:
-        made.append(Pod(tmp_path, python, directory, *flags))
+    def make(directory: Path, *flags: str, **options: ServingOptions) -> Pod:
+        made.append(Pod(tmp_path, python, directory, *flags, **options))
         return made[-1]
 
     yield make
@@ -185,10 +186,16 @@ def pod(tmp_path, python):
 
 
 def test_right_answer_makes_the_server_ready_and_is_counted_apart(pod, tmp_path):
-    pod = pod(relu(tmp_path / "a"))
+    batching = dataclasses.replace(OPTIONS, max_batch_size=4, is_dynamic=True, preferred_batch_sizes=(2, 4), max_queue_delay_us=100)
+    pod = pod(relu(tmp_path / "a"), options=batching)
     triton = pod.start_triton()
     pod.start_probe()
     assert pod.until(lambda: pod.told() == (True, True, True)), pod.ask("status")
+    with urllib.request.urlopen(f"{triton.url}/v2/models/{MODEL}/config", timeout=10) as answer:
+        config = json.loads(answer.read())
+    assert config["max_batch_size"] == 4
+    assert config["dynamic_batching"]["preferred_batch_size"] == [2, 4]
+    assert config["dynamic_batching"]["max_queue_delay_microseconds"] == 100
     ours = {line.partition("{")[0]: int(line.rpartition(" ")[2]) for line in pod.ask("metrics")[1].splitlines() if not line.startswith("#")}
     assert ours["burnish_probe_right"] == 1
     assert ours["burnish_probe_answers_total"] >= 1

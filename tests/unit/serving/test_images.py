@@ -39,6 +39,15 @@ def test_local_image_is_capped_to_what_onnxruntime_loads():
     assert not loads(image.max_opset, image.max_ir_version + 1)
 
 
+def test_nvidias_image_loads_less_than_ours():
+    """Its figures were found once, with its version of the library; here only that a mistake would be noticed."""
+    image = images.image("nvidia-25.10")
+    assert image.versions["onnxruntime"] == "1.23.1"
+    assert loads(image.max_opset, image.max_ir_version), "what an older ONNX Runtime loads, a newer one does"
+    assert (image.max_opset, image.max_ir_version) < (images.LOCAL_CPU.max_opset, images.LOCAL_CPU.max_ir_version)
+    assert set(images.IMAGES) == {"local-cpu", "nvidia-25.10"}
+
+
 def test_our_onnx_library_writes_no_more_than_the_image_loads():
     assert onnx.defs.onnx_opset_version() <= images.LOCAL_CPU.max_opset
 
