@@ -180,7 +180,7 @@ def _probe(model: OptimizedModel, settings: Settings, shared_bytes: int) -> Mani
 
     It is ready when Triton is, so that a message that it left about a wrong answer holds for as long as it isn't.
     """
-    memory = f"{math.ceil((_PROBE_BYTES + 2 * shared_bytes) / 2**20)}Mi"  # shared memory holds 1.5 requests with their answers; it keeps up to 3
+    memory = f"{math.ceil((_PROBE_BYTES + 2 * shared_bytes) / 2**20)}Mi"  # shared memory holds 3 requests with their answers; it keeps up to 5
     return {
         "name": PROBE,
         **pods.image(settings.images.burnish, settings),

@@ -1,7 +1,8 @@
 """How much shared memory a server needs: Triton and its python backend exchange tensors through /dev/shm.
 
-Measured with Triton 2.51 (the python backend): 1 MB from the start, 1 MB per instance, and a pool that grows to the largest request and answer in
-flight and never shrinks; where it can't grow, requests fail. Native backends need less.
+Measured with Triton 2.51 (the python backend): 1 MB from the start, 1 MB per instance, and a pool that grows to what is in flight and never
+shrinks; where it can't grow, requests fail. That is the largest batch with its answer, once for one client, and up to 2.8 times for many of them:
+answers wait there until they are sent while the next batch is written. Native backends need less.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from burnish.serving.config import ServingOptions
 MIN_BYTES = 64 * 2**20
 _START_BYTES = 2**20
 _INSTANCE_BYTES = 2**20
-_MARGIN = 1.5
+_IN_FLIGHT = 3
 _STRING_BYTES = 256
 """For a string of unknown length."""
 
@@ -27,9 +28,8 @@ def shared_memory_bytes(artifact: ArtifactConfig, options: ServingOptions) -> in
     # An output whose size nobody knows is taken to be as long as the longest input dimension that varies.
     longest = max((size for sizes in largest.values() for axis, size in sizes.items() if axis or not batched), default=1)
     request = sum(_bytes(tensor, largest.get(tensor.name, {}), longest, batched) for tensor in tensors) * batch
-    total = _START_BYTES + options.instances * max(1, options.gpus) * (_INSTANCE_BYTES + request) * _MARGIN
-    mebibytes = -(-int(total) // 2**20)
-    return max(MIN_BYTES, mebibytes * 2**20)
+    total = _START_BYTES + options.instances * max(1, options.gpus) * (_INSTANCE_BYTES + request) * _IN_FLIGHT
+    return max(MIN_BYTES, -(-total // 2**20) * 2**20)
 
 
 def _bytes(tensor: Tensor, largest: dict[int, int], longest: int, batched: bool) -> int:
