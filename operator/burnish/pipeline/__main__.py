@@ -17,12 +17,11 @@ from pathlib import Path
 from burnish.api import requests
 from burnish.api.job_contract import Failure, Record, ResolveRequest, StepName
 from burnish.errors import BurnishError, Reason, StepExit
-from burnish.pipeline import no_network
+from burnish.pipeline import no_network, store_options
 from burnish.pipeline.progress import emit
 from burnish.pipeline.sidecar import START_SECONDS, measuring_server
 from burnish.pipeline.workdir import WorkDir
 
-LOCAL_CLUSTER = "local"
 OFFLINE_STEPS = (StepName.export, StepName.compress, StepName.build)
 """They open the model; a model's code, if it had any, would find no network."""
 
@@ -32,9 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m burnish.pipeline", description=__doc__)
     parser.add_argument("step", choices=[s.value for s in StepName])
     parser.add_argument("--work", type=Path, required=True, help="work directory of one target")
-    parser.add_argument("--store", help="artifact store (resolve, stage, publish)")
-    parser.add_argument("--cluster", default=LOCAL_CLUSTER, help="whose part of the store, first half")
-    parser.add_argument("--namespace", default="default", help="whose part of the store, second half")
+    store_options.add(parser)
     parser.add_argument("--server-url", help="Triton's HTTP endpoint (measure); default: start one")
     parser.add_argument("--server-pid", type=int, help="Triton's process where it can be seen (measure)")
     parser.add_argument("--cpu-enforcement", default="container", help="how the server is held to its CPU limit (measure)")
@@ -90,9 +87,8 @@ def _run(step: StepName, work: WorkDir, options: argparse.Namespace) -> Record:
         with measuring_server(work, work.load_request(), deadline=time.monotonic() + START_SECONDS, progress=emit) as server:
             return measure.run(work, url=server.url, server_pid=server.pid, cpu_enforcement=server.enforcement)
     from burnish.pipeline import publish, resolve, stage
-    from burnish.store.store import open_store
 
-    store = open_store(options.store, cluster=options.cluster, namespace=options.namespace)
+    store = store_options.open_from(options)
     if step is StepName.resolve:
         return resolve.run(work.load_request(ResolveRequest), store)
     if step is StepName.stage:
@@ -110,9 +106,8 @@ def _run_job(step: StepName, work: WorkDir, options: argparse.Namespace) -> None
         else:
             emit("nothing to do: the store has it")
         return
-    from burnish.store.store import open_store
 
-    store = open_store(options.store, cluster=options.cluster, namespace=options.namespace)
+    store = store_options.open_from(options)
     if step is StepName.stage:
         work.save(step, job.run_stage(job.load_request(options.request), work, store))
         return

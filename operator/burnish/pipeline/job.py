@@ -121,8 +121,13 @@ def run_publish(work: WorkDir, store: Store) -> tuple[Result, Message]:
 
 
 def leave_message(path: Path, step: StepName, message: Message) -> None:
-    """Write a termination message within its share of the pod's room."""
-    path.write_text(messages.encode(message, messages.budget(CONTAINERS.get(step, PIPELINE_CONTAINERS))))
+    """Write a step's termination message within its share of the pod's room."""
+    write_message(path, message, CONTAINERS.get(step, PIPELINE_CONTAINERS))
+
+
+def write_message(path: Path, message: Message, containers: int) -> None:
+    """Write a termination message of a pod with so many containers."""
+    path.write_text(messages.encode(message, messages.budget(containers)))
 
 
 def failure_message(failure: Failure, *, name: str, namespace: str) -> Message:

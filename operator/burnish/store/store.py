@@ -18,16 +18,17 @@ import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import ValidationError
 
 from burnish.api.job_contract import Record
 from burnish.api.scalars import DIGEST_PATTERN
 from burnish.errors import BurnishError, Reason
-from burnish.store import files
+from burnish.store import credentials, files
 from burnish.store.backend import Backend, DirectoryBackend, Scratch, reading
 from burnish.store.blobs import BlobReader, new_file
+from burnish.store.credentials import Credentials
 from burnish.store.keys import canonical_json
 
 R = TypeVar("R", bound=Record)
@@ -44,8 +45,14 @@ _LAYOUT = {
 }
 
 
-def open_store(location: str | Path, *, cluster: str = LOCAL_CLUSTER, namespace: str = "default") -> Store:
-    """The store of one namespace at `location`: a path or a `file:` URI. Nothing is made there before something is written.
+def open_store(location: str | Path, *, cluster: str = LOCAL_CLUSTER, namespace: str = "default", access: Credentials | None = None) -> Store:
+    """The store of one namespace at `location`: a path, a `file:` URI or `s3://bucket/prefix`. Nothing is made there before something is written.
+
+    Args:
+        location: where it is.
+        cluster: first part of the layout.
+        namespace: second part.
+        access: credentials for s3; default those of the environment.
 
     Raises:
         BurnishError: InvalidManifest: not a kind of location that a store can be at.
@@ -53,17 +60,30 @@ def open_store(location: str | Path, *, cluster: str = LOCAL_CLUSTER, namespace:
     for part in (cluster, namespace):
         _checked_name(part)
     parts = urlsplit(str(location))
+    if parts.scheme == "s3":
+        return Store(_s3_backend(parts, cluster, namespace, access))
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and not parts.query and not parts.fragment:
         root = Path(unquote(parts.path))
     elif "://" not in str(location) and parts.scheme != "file":
         root = Path(location)
     else:
         raise BurnishError(
-            Reason.InvalidManifest, f"a store at {parts.scheme}: is not supported; name a directory (a path or file:///path)", field="--store"
+            Reason.InvalidManifest,
+            f"a store at {parts.scheme}: is not supported; name a directory (a path or file:///path) or s3://bucket/prefix",
+            field="--store",
         )
     backend = DirectoryBackend(root.expanduser().absolute() / cluster / namespace)
     backend.sweep()
     return Store(backend)
+
+
+def _s3_backend(parts: SplitResult, cluster: str, namespace: str, given: Credentials | None) -> Backend:
+    from burnish.store.s3 import S3Backend
+
+    if not parts.netloc or "@" in parts.netloc or parts.query or parts.fragment:
+        raise BurnishError(Reason.InvalidManifest, "an s3 store is s3://bucket/prefix, without anything else in it", field="--store")
+    prefix = "/".join(part for part in (unquote(parts.path).strip("/"), cluster, namespace) if part)
+    return S3Backend(parts.netloc, prefix, given if given is not None else credentials.read_environment())
 
 
 class Store:

@@ -73,7 +73,7 @@ def test_store_is_laid_out_by_cluster_and_namespace(tmp_path: Path) -> None:
     assert open_store(tmp_path.as_uri(), cluster="c1", namespace="team").has_blob(digest)
 
 
-@pytest.mark.parametrize("location", ["s3://bucket/x", "file://host/x", "file:///x?y"])
+@pytest.mark.parametrize("location", ["gs://bucket/x", "file://host/x", "file:///x?y"])
 def test_open_names_the_cure_for_unsupported_location(location: str) -> None:
     with pytest.raises(BurnishError, match="name a directory") as raised:
         open_store(location)

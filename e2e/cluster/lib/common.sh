@@ -1,0 +1,63 @@
+# Settings shared by all commands. The cluster's number selects every name and subnet, so that several clusters live side by side.
+KC=kc$N                                   # name of the netns, the cgroup, the veth
+CNI_BIN=${CNI_BIN:-/usr/lib/cni}          # Debian: containernetworking-plugins
+HOST_IP=10.200.$N.1  NODE_IP=10.200.$N.2  # veth pair host <-> netns (/30)
+POD_CIDR=10.201.$N.0/24  POD_GW=10.201.$N.1
+SVC_CIDR=10.202.$N.0/24  SVC_API=10.202.$N.1  SVC_DNS=10.202.$N.10
+SOCK=$DIR/containerd/c.sock               # a unix socket path holds 107 characters at most
+CG=/sys/fs/cgroup
+export KUBECONFIG=$DIR/admin.kubeconfig
+
+# cgroup v1 has a tree per controller, v2 one for all; `procs` is the one that knows our processes.
+if [ -e $CG/cgroup.controllers ]; then
+  CGROUP_VERSION=2 PROCS=$CG
+  cgroups() { echo $CG; }
+  cgroup_pattern() { echo "0::/$1"; }
+else
+  CGROUP_VERSION=1 PROCS=$CG/pids
+  cgroups() { for c in cpu cpuacct cpuset memory pids devices freezer blkio systemd unified; do echo $CG/$c; done; }
+  cgroup_pattern() { echo "pids:/$1"; }
+fi
+ours() { grep -qs "$(cgroup_pattern "$KC-sys")" "/proc/$1/cgroup"; } # a pid of one of our daemons, and not one that was given out again
+ctr_() { ctr -a "$SOCK" -n k8s.io "$@"; }
+
+need_root() { [ "$(id -u)" = 0 ] || { echo "cluster: needs root (network namespaces, cgroups, containerd); use sudo" >&2; exit 1; }; }
+
+note_untested() {
+  [ $CGROUP_VERSION = 1 ] || echo "cluster: this machine has cgroup v2; that path was written but never run (docs/limits.md): tell us how it went" >&2
+}
+
+# Only what is missing, and of that only what is needed: the control plane alone needs no container runtime.
+need_packages() {
+  local missing=() want=(openssl:openssl ip:iproute2 curl:curl sysctl:procps nsenter:util-linux)
+  [ -n "$CP" ] || want+=(containerd:containerd runc:runc iptables:iptables /usr/lib/cni/bridge:containernetworking-plugins /bin/busybox:busybox-static)
+  for pair in "${want[@]}"; do command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}"); done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "cluster: missing: ${missing[*]}; install them (Debian: sudo apt-get install ${missing[*]})" >&2
+    exit 1
+  fi
+  echo "cluster: installing ${missing[*]} with apt-get" >&2
+  local log; log=$(mktemp)
+  if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+    tail -n 15 "$log" >&2; rm -f "$log"; exit 1
+  fi
+  rm -f "$log"
+}
+
+# Import image archives; one whose images are all there is skipped.
+load_images() {
+  local tar refs ref there
+  there=$(ctr_ images ls -q)
+  for tar in "$@"; do
+    refs=$(tar -xOf "$tar" manifest.json | tr ',' '\n' | sed -n 's/.*"\([^"]*:[^"]*\)"\].*/\1/p; s/.*RepoTags":\["\([^"]*\)".*/\1/p' | sort -u)
+    for ref in $refs; do
+      if ! grep -qx "$ref" <<<"$there"; then
+        local start=$SECONDS
+        ctr_ images import "$tar" >/dev/null
+        echo "cluster: loaded $ref in $((SECONDS - start)) s"
+        break
+      fi
+    done
+  done
+}

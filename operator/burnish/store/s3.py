@@ -1,0 +1,166 @@
+"""S3 and what speaks its protocol: the connection that stores and sources share, and the store's backend on it.
+
+Reading is s3fs's. What a store needs beyond it is one call that fsspec doesn't have: a PUT that fails where there is something already
+(`If-None-Match: *`), so that of two publishers one wins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from burnish.errors import BurnishError, Reason
+from burnish.store.backend import Backend, Scratch, reading, writing
+from burnish.store.credentials import Credentials
+
+_TIMEOUT_S = 30
+_ATTEMPTS = 3
+_BLOCK_BYTES = 16 * 2**20
+_FULL_CODES = {"XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "507", "EntityTooLarge", "SlowDownWrite"}
+_TAKEN_CODES = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+_DENIED_CODES = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403", "401", "ExpiredToken", "InvalidToken"}
+_MISSING_CODES = {"NoSuchKey", "NoSuchBucket", "NotFound", "404"}
+
+
+def connect(credentials: Credentials) -> Any:
+    """An s3fs file system with these credentials and no others: no profile files, no instance metadata.
+
+    Raises:
+        BurnishError: ToolchainUnavailable, where s3fs is not installed.
+    """
+    try:
+        import s3fs
+        from aiobotocore.session import AioSession
+    except ImportError as error:
+        raise BurnishError(Reason.ToolchainUnavailable, "s3:// needs the extra burnish[s3]; install it") from error
+    session = AioSession()
+    for variable, value in (("config_file", os.devnull), ("credentials_file", os.devnull), ("profile", None)):
+        session.set_config_variable(variable, value)
+    keys = {"key": credentials.access_key, "secret": credentials.secret_key, "token": credentials.session_token or None}
+    return s3fs.S3FileSystem(
+        anon=not credentials.access_key,
+        **(keys if credentials.access_key else {}),
+        endpoint_url=credentials.endpoint or None,
+        session=session,
+        default_block_size=_BLOCK_BYTES,
+        use_listings_cache=False,
+        skip_instance_cache=True,
+        client_kwargs={"region_name": credentials.region or "us-east-1"},
+        config_kwargs={
+            "connect_timeout": _TIMEOUT_S,
+            "read_timeout": _TIMEOUT_S,
+            "retries": {"max_attempts": _ATTEMPTS, "mode": "standard"},
+            "request_checksum_calculation": "when_required",  # newer checksums are not known to every S3-compatible server
+            "response_checksum_validation": "when_required",
+            **({"s3": {"addressing_style": "path"}} if credentials.endpoint else {}),
+        },
+    )
+
+
+@contextlib.contextmanager
+def os_errors() -> Iterator[None]:
+    """Turn the client's errors into the operating system's, which everything above knows."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        raise _os_error(str(error.response.get("Error", {}).get("Code", ""))) from error
+    except (FileNotFoundError, PermissionError, FileExistsError):
+        raise
+    except BotoCoreError as error:
+        raise OSError(errno.EHOSTUNREACH, f"no answer ({type(error).__name__})") from error
+    except OSError as error:  # s3fs's own translation, with the server's words, which may hold a key
+        cause = error.__cause__
+        code = str(cause.response.get("Error", {}).get("Code", "")) if isinstance(cause, ClientError) else ""
+        if code or error.errno is None:
+            raise _os_error(code or type(error).__name__) from error
+        raise
+
+
+def _os_error(code: str) -> OSError:
+    if code in _DENIED_CODES:
+        return PermissionError(errno.EACCES, f"the credentials are refused ({code})")
+    if code in _MISSING_CODES:
+        return FileNotFoundError(errno.ENOENT, code)
+    if code in _TAKEN_CODES:
+        return FileExistsError(errno.EEXIST, code)
+    if code in _FULL_CODES:
+        return OSError(errno.ENOSPC, code)
+    return OSError(errno.EIO, f"the server answers {code or 'an error'}")
+
+
+class S3Backend(Backend):
+    """A bucket, or a part of one. An object appears whole or not at all; a conditional PUT decides between two writers."""
+
+    def __init__(self, bucket: str, prefix: str, credentials: Credentials) -> None:
+        """Use `open_store`."""
+        super().__init__(connect(credentials), "/".join(part for part in (f"s3://{bucket}", prefix.strip("/")) if part))
+        self._bucket, self._prefix = bucket, prefix.strip("/")
+
+    def open(self, path: str) -> BinaryIO:
+        """See `Backend.open`."""
+        with reading(self.describe(path)), os_errors():
+            return super().open(path)
+
+    def size(self, path: str) -> int | None:
+        """See `Backend.size`."""
+        with reading(self.describe(path)), os_errors():
+            try:
+                found = self._fs.call_s3("head_object", Bucket=self._bucket, Key=self._key(path))
+            except FileNotFoundError:
+                return None
+        return int(found["ContentLength"])
+
+    def names(self, folder: str) -> list[str]:
+        """See `Backend.names`."""
+        with reading(self.describe(folder)), os_errors():
+            return super().names(folder)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Scratch]:
+        """A temporary file on this machine; the object is made of it at once."""
+        with writing(tempfile.gettempdir()):
+            descriptor, name = tempfile.mkstemp(prefix="burnish-")
+        path = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                yield Scratch(path, stream, self.root)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def publish(self, scratch: Scratch, path: str) -> bool:
+        """See `Backend.publish`."""
+        scratch.finish()
+        with writing(self.root), os_errors():
+            try:
+                self._fs.call_s3("put_object", Bucket=self._bucket, Key=self._key(path), Body=scratch.path.read_bytes(), IfNoneMatch="*")
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if getattr(error, "errno", None) == errno.EEXIST or _code(error) in _TAKEN_CODES:
+                    return False
+                raise
+        return True
+
+    def replace(self, scratch: Scratch, path: str) -> None:
+        """See `Backend.replace`."""
+        scratch.finish()
+        with writing(self.root), os_errors():
+            self._fs.put_file(str(scratch.path), self.describe(path))
+
+    def sweep(self) -> None:
+        """Nothing is left by a writer that was killed: unfinished uploads are the bucket's to expire."""
+
+    def _key(self, path: str) -> str:
+        return "/".join(part for part in (self._prefix, path) if part)
+
+
+def _code(error: BaseException) -> str:
+    response = getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
