@@ -59,8 +59,16 @@ def loads(text: str, source: str = "manifest") -> OptimizedModel:
     Raises:
         BurnishError: InvalidManifest. The message has one line per wrong field (the first 20); `field` is set where it is only one.
     """
-    written = _select(yaml_reader.read(text, source), source)
-    written.pop("status", None)
+    return parse(_select(yaml_reader.read(text, source), source))
+
+
+def parse(written: dict[str, Any]) -> OptimizedModel:
+    """Read a manifest that is a dictionary already, such as one from the apiserver.
+
+    Raises:
+        BurnishError: as `loads`.
+    """
+    written = {key: value for key, value in written.items() if key != "status"}
     document = _without_empty(written)
     wrong = [complaints.Complaint(field, f"is missing; write {field}: {value}") for field, value in _HEADER.items() if field not in document]
     wrong += complaints.non_finite(document, _schema())

@@ -1,0 +1,324 @@
+"""Observes one resource and carries out its plan: all reads and writes of the controller, and what each answer of the apiserver means.
+
+An answer that trying again does not cure by itself (a name that somebody else has, a pod that policy forbids) is an obstacle: it is remembered, shown
+to the planner, and told in the status. Every other refusal is an `ApiError`, and the queue tries again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from burnish import names
+from burnish.api import manifest
+from burnish.api.v1alpha1.status import Status
+from burnish.controller import apiserver, views
+from burnish.controller.apiserver import ApiError, ApiServer
+from burnish.controller.cache import Cache
+from burnish.errors import BurnishError
+from burnish.manifests.settings import Settings
+from burnish.reconcile.actions import Action, Create, Delete, Event, Plan, Scale, Select
+from burnish.reconcile.observed import Conflict, JobView, Key, Observed, Refusal
+
+LOG = logging.getLogger(__name__)
+
+_REFUSED = (400, 403, 422)
+_NOTE = 1024
+_NO_POD_SECONDS = 5.0
+"""A Job is given this long for a pod; then its events are asked why there is none."""
+CONTROLLER = f"{names.GROUP}/controller"
+
+
+@dataclasses.dataclass(frozen=True)
+class Obstacles:
+    """What stood in the way when the plan was carried out."""
+
+    conflicts: tuple[Conflict, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+
+class Cluster:
+    """The cluster as the controller sees it, and its hands."""
+
+    def __init__(self, api: ApiServer, settings: Settings, *, identity: str = "burnish") -> None:
+        self.cache = Cache()
+        self._api = api
+        self._settings = settings
+        self._identity = identity
+        self._obstacles: dict[Key, Obstacles] = {}
+        self._claims: set[str] = set()
+        """Namespaces that have the store's volume claim."""
+        self._nodes = 0
+
+    # --- reading ----------------------------------------------------------------------------------------------------------------------
+
+    async def sync(self) -> set[Key]:
+        """List everything: at the start, and now and then, because a watch may lose an event. Returns whose objects were news.
+
+        Raises:
+            ApiError: a list was refused.
+        """
+        changed: set[Key] = set()
+        selector = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+        for resource in (apiserver.MODEL, *apiserver.WATCHED):
+            query = {} if resource is apiserver.MODEL else {"labelSelector": selector}
+            items: list[dict[str, Any]] = []
+            versions = []
+            for namespace in self._settings.watch_namespaces or (None,):
+                found = await self._api.list(resource, namespace, **query)
+                items += found["items"]
+                versions.append(int(found["metadata"]["resourceVersion"]))
+            changed |= self.cache.replace(resource.kind, items, min(versions))
+        self.cache.forget_gone()
+        volume = self._settings.store.volume
+        if volume is not None and volume.access_mode != "ReadWriteMany":
+            self._nodes = await self._count_nodes()
+        return changed
+
+    async def observe(self, key: Key) -> Observed | None:
+        """The resource and what belongs to it; None where it is gone.
+
+        Raises:
+            ApiError: events could not be read.
+        """
+        body = self.cache.model(key)
+        if body is None:
+            self._obstacles.pop(key, None)
+            return None
+        metadata = body["metadata"]
+        uid = metadata["uid"]
+        kept = {kind: [c for c in self.cache.children(key, kind) if c["metadata"]["owner"] == uid] for kind in ("Job", "Deployment", "Service")}
+        pods = tuple(views.pod(c) for c in self.cache.children(key, "Pod"))
+        obstacles = self._obstacles.get(key, Obstacles())
+        model, invalid = _parse(body)
+        return Observed(
+            key=key,
+            uid=uid,
+            generation=metadata["generation"],
+            model=model,
+            invalid=invalid,
+            status=_status(body),
+            is_deleting=metadata["isDeleting"],
+            jobs=tuple([await self._job(key, c, {p.owner_uid for p in pods}) for c in kept["Job"]]),
+            pods=pods,
+            deployments=tuple(views.deployment(c) for c in kept["Deployment"]),
+            services=tuple(views.service(c) for c in kept["Service"]),
+            conflicts=obstacles.conflicts,
+            refusals=obstacles.refusals,
+            has_store_claim=key.namespace in self._claims,
+            nodes=self._nodes,
+        )
+
+    async def _job(self, key: Key, kept: dict[str, Any], with_pods: set[str]) -> JobView:
+        """A Job. Why the apiserver takes no pod of it stands in its events and nowhere else."""
+        seen = views.job(kept)
+        age = (datetime.now(UTC) - seen.created).total_seconds()
+        if seen.state != "active" or seen.is_suspended or seen.is_deleting or seen.uid in with_pods or age < _NO_POD_SECONDS:
+            return seen
+        query = {"fieldSelector": f"involvedObject.uid={seen.uid},reason=FailedCreate"}
+        try:
+            found = (await self._api.list(apiserver.CORE_EVENT, key.namespace, **query))["items"]
+        except ApiError as error:
+            if error.status == 403:
+                return seen
+            raise
+        newest = max(found, key=lambda e: str(e.get("lastTimestamp") or e["metadata"]["creationTimestamp"]), default=None)
+        return views.job(kept, newest.get("message", "")) if newest is not None else seen
+
+    async def _count_nodes(self) -> int:
+        try:
+            items = (await self._api.list(apiserver.NODE))["items"]
+        except ApiError as error:
+            if error.status == 403:  # installed per namespace: a Role can't allow it
+                return 0
+            raise
+        return sum(not node["spec"].get("unschedulable", False) for node in items)
+
+    # --- writing ----------------------------------------------------------------------------------------------------------------------
+
+    async def execute(self, seen: Observed, actions: Sequence[Action]) -> bool:
+        """Carry out the actions, in order. Returns True if what stands in the way is news.
+
+        Raises:
+            ApiError: the apiserver could not do one now; those before it are done.
+        """
+        conflicts: list[Conflict] = []
+        refusals: list[Refusal] = []
+        for action in actions:
+            try:
+                conflict = await self._do(seen, action)
+            except ApiError as error:
+                if error.status not in _REFUSED or _is_ending(error):
+                    raise
+                kind, name = (action.kind, action.name) if isinstance(action, Create | Delete) else (type(action).__name__, action.name)
+                refusals.append(Refusal(kind, name, error.text))
+                continue
+            if conflict is not None:
+                conflicts.append(conflict)
+        found = Obstacles(tuple(conflicts), tuple(refusals))
+        is_news = found != self._obstacles.get(seen.key, Obstacles())
+        self._obstacles[seen.key] = found
+        if found == Obstacles():
+            del self._obstacles[seen.key]
+        return is_news
+
+    async def tell(self, seen: Observed, plan: Plan) -> bool:
+        """Write the status, if it says anything new, and then the events. Returns True if it was written.
+
+        Raises:
+            ApiError: the apiserver could not take the status now.
+        """
+        if plan.status is None:
+            return False
+        status = dump_status(plan.status)
+        body = self.cache.model(seen.key)
+        if body is None or body["metadata"]["uid"] != seen.uid or body.get("status") == status:
+            return False
+        written = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {"name": seen.key.name, "namespace": seen.key.namespace, "uid": seen.uid},
+            "status": status,
+        }
+        try:
+            answer = await self._api.apply_status(apiserver.MODEL, seen.key.namespace, seen.key.name, written)
+        except ApiError as error:
+            if error.status in (404, 409):  # gone, or another of its name: the watch tells
+                return False
+            raise
+        self.cache.seen(names.KIND, answer)
+        for event in plan.events:
+            await self._post(seen, event)
+        return True
+
+    async def _do(self, seen: Observed, action: Action) -> Conflict | None:
+        namespace = seen.key.namespace
+        match action:
+            case Create():
+                return await self._create(seen, action)
+            case Delete():
+                await self._unless_gone(self._api.delete(apiserver.BY_KIND[action.kind], namespace, action.name, action.uid))
+                self.cache.forget(action.kind, seen.key, action.name, action.uid)
+            case Scale():
+                body = {"metadata": {"uid": action.uid}, "spec": {"replicas": action.replicas}}
+                await self._change(apiserver.DEPLOYMENT, namespace, action.name, body)
+            case Select():
+                known = next((s.selector for s in seen.services if s.uid == action.uid), {})
+                selector = {**dict.fromkeys(known), **action.selector}
+                metadata = {"uid": action.uid, "annotations": action.annotations}
+                await self._change(apiserver.SERVICE, namespace, action.name, {"metadata": metadata, "spec": {"selector": selector}})
+        return None
+
+    async def _create(self, seen: Observed, action: Create) -> Conflict | None:
+        resource, namespace = apiserver.BY_KIND[action.kind], seen.key.namespace
+        try:
+            made = await self._api.create(resource, namespace, action.manifest)
+        except ApiError as error:
+            if error.status == 404 or _is_ending(error):  # the namespace goes, and the resource with it
+                return None
+            if error.status != 409 or error.reason != "AlreadyExists":
+                raise
+            there = await self._api.get(resource, namespace, action.name)
+            if there is None:
+                raise ApiError(409, "Gone", f"{action.kind} {action.name} went while it was looked at") from None
+            made = there
+            conflict = self._conflict(seen, action, there)
+            if conflict is not None:
+                return conflict
+        if resource is apiserver.CLAIM:
+            self._claims.add(namespace)
+        if resource in apiserver.WATCHED:
+            self.cache.seen(action.kind, made)
+        return None
+
+    def _conflict(self, seen: Observed, action: Create, there: dict[str, Any]) -> Conflict | None:
+        """What an object that has the name already is: ours, our predecessor's, or somebody else's."""
+        if action.kind == "PersistentVolumeClaim":  # nobody's: an admin may have made it
+            return None
+        owner = views.owner_uid(there)
+        if owner == seen.uid:
+            return None
+        text = views.owner_text(there)
+        if text == f"{names.KIND} {seen.key.name}":  # of the resource that had this name before: it goes by itself
+            raise ApiError(409, "Predecessor", f"{action.kind} {action.name} of the deleted {text} is still going")
+        return Conflict(action.kind, action.name, text)
+
+    async def _change(self, resource: apiserver.Resource, namespace: str, name: str, body: dict[str, Any]) -> None:
+        changed = await self._unless_gone(self._api.merge(resource, namespace, name, body))
+        if changed is not None:
+            self.cache.seen(resource.kind, changed)
+
+    @staticmethod
+    async def _unless_gone(call: Any) -> Any:
+        """The call's answer; None where the object is gone, or another one has its name."""
+        try:
+            return await call
+        except ApiError as error:
+            if error.status in (404, 409):
+                return None
+            raise
+
+    async def _post(self, seen: Observed, event: Event) -> None:
+        """An event on the resource. One that can't be posted is not worth failing for."""
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        regarding = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "name": seen.key.name,
+            "namespace": seen.key.namespace,
+            "uid": seen.uid,
+        }
+        body = {
+            "apiVersion": apiserver.EVENT.api_version,
+            "kind": "Event",
+            "metadata": {"name": f"{seen.key.name}.{secrets.token_hex(8)}", "namespace": seen.key.namespace},
+            "eventTime": now,
+            "reportingController": CONTROLLER,
+            "reportingInstance": self._identity[:128],
+            "action": "Reconcile",
+            "reason": event.reason.value,
+            "type": event.type,
+            "note": event.text.encode()[:_NOTE].decode(errors="ignore"),
+            "regarding": regarding,
+        }
+        try:
+            await self._api.create(apiserver.EVENT, seen.key.namespace, body)
+        except ApiError as error:
+            LOG.warning("%s/%s: event %s could not be posted: %s", seen.key.namespace, seen.key.name, event.reason.value, error)
+
+
+def dump_status(status: Status) -> dict[str, Any]:
+    """A status as it stands on the resource."""
+    found: dict[str, Any] = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return found
+
+
+def _parse(body: dict[str, Any]) -> tuple[Any, str]:
+    """The resource as this release reads it, or why it can't."""
+    document = {
+        "apiVersion": body["apiVersion"],
+        "kind": body["kind"],
+        "metadata": {field: body["metadata"][field] for field in ("name", "namespace", "uid")},
+        "spec": body["spec"],
+    }
+    try:
+        return manifest.parse(document), ""
+    except BurnishError as error:
+        return None, error.message if error.field is None else f"{error.field} {error.message}"
+
+
+def _status(body: dict[str, Any]) -> Status | None:
+    try:
+        return Status.model_validate(body["status"]) if body.get("status") else None
+    except ValidationError:  # of a release that wrote it differently: planned anew from what is there
+        return None
+
+
+def _is_ending(error: ApiError) -> bool:
+    return error.status == 403 and "is being terminated" in error.text
