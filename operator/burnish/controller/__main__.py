@@ -16,7 +16,8 @@ from typing import Any
 import kopf
 
 from burnish import __version__
-from burnish.controller import apiserver, endpoints, lease
+from burnish.controller import apiserver, endpoints
+from burnish.controller.lease import Lease
 from burnish.controller.operator import Operator
 from burnish.errors import BurnishError
 from burnish.manifests.settings import Settings, load
@@ -60,23 +61,24 @@ async def _run(settings: Settings, arguments: argparse.Namespace) -> int:
     where = f"namespaces {', '.join(settings.watch_namespaces)}" if settings.watch_namespaces else "all namespaces"
     LOG.info("Burnish %s starts as %s, watching %s", __version__, identity, where)
     async with await apiserver.connect() as client:
-        operator = Operator(apiserver.ApiServer(client), settings, identity=identity)
+        api = apiserver.ApiServer(client)
+        operator = Operator(api, settings, identity=identity)
         unready = lambda: ""  # noqa: E731  # a standby is as ready as one can be: the lease says who works
         async with endpoints.serve(
             arguments.port, arguments.metrics_port, unwell=operator.unwell, unready=unready, registry=operator.metrics.registry, host=arguments.host
         ):
             watching = asyncio.create_task(watch(operator, stop))
-            leading = asyncio.create_task(lease.hold(client, settings, identity, operator.work))
+            leading = asyncio.create_task(Lease(api, settings, identity).hold(operator.work))
             stopping = asyncio.create_task(stop.wait())
             done, _ = await asyncio.wait({watching, leading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            asked = stopping in done
+            is_lost = leading in done  # Kopf has signal handlers of its own: asked to end, its watches may be the first to do so
             stop.set()
             leading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await leading
             await watching
-            LOG.info("ended" if asked else "the lease was lost: ending, so that only its new holder works")
-            return 0 if asked else 1
+            LOG.info("the lease was lost: ending, so that only its new holder works" if is_lost else "ended")
+            return 1 if is_lost else 0
 
 
 async def watch(operator: Operator, stop: asyncio.Event) -> None:
