@@ -61,3 +61,23 @@ load_images() {
     done
   done
 }
+
+S3_URL=http://$HOST_IP:7070
+
+# versitygw on the host's end of the veth pair, with the daemons of the cluster, so that `down` ends it. Its keys are for this machine only.
+start_s3() {
+  local pid
+  mkdir -p "$DIR/s3/data" "$DIR/s3/meta"
+  pid=$(cat "$DIR/run/versitygw.pid" 2>/dev/null || echo 0)
+  if ! ours "$pid"; then
+    ROOT_ACCESS_KEY=demo ROOT_SECRET_KEY=demo-secret setsid sh -c 'echo $$ > "$1"; echo $$ > "$2"; shift 2; exec "$@"' \
+      sh "$DIR/run/versitygw.pid" "$PROCS/$KC-sys/cgroup.procs" \
+      "$BIN/versitygw" --port "$HOST_IP:7070" --quiet posix --sidecar "$DIR/s3/meta" "$DIR/s3/data" >>"$DIR/log/versitygw.log" 2>&1 </dev/null &
+  fi
+  for _ in $(seq 100); do
+    if curl -s --noproxy '*' -o /dev/null "$S3_URL/"; then echo "$S3_URL"; return; fi
+    sleep 0.1
+  done
+  echo "cluster: the S3 server does not answer (see $DIR/log/versitygw.log)" >&2
+  return 1
+}
