@@ -38,7 +38,7 @@ def main() -> int:
         return 2
     try:
         return asyncio.run(_run(settings, arguments))
-    except OSError as error:
+    except (OSError, apiserver.ApiError) as error:
         LOG.error("%s", error)
         return 1
 
@@ -60,8 +60,7 @@ async def _run(settings: Settings, arguments: argparse.Namespace) -> int:
     identity = os.environ.get("POD_NAME") or socket.gethostname()
     where = f"namespaces {', '.join(settings.watch_namespaces)}" if settings.watch_namespaces else "all namespaces"
     LOG.info("Burnish %s starts as %s, watching %s", __version__, identity, where)
-    async with await apiserver.connect() as client:
-        api = apiserver.ApiServer(client)
+    async with apiserver.connect() as api:
         operator = Operator(api, settings, identity=identity)
         unready = lambda: ""  # noqa: E731  # a standby is as ready as one can be: the lease says who works
         async with endpoints.serve(
@@ -83,8 +82,12 @@ async def _run(settings: Settings, arguments: argparse.Namespace) -> int:
 
 async def watch(operator: Operator, stop: asyncio.Event) -> None:
     """Run Kopf's watches until `stop`."""
+
+    def login(settings: kopf.OperatorSettings, **_: Any) -> kopf.ConnectionInfo:
+        return apiserver.login(settings)
+
     registry = operator.registry()
-    kopf.on.login(registry=registry)(_login)
+    kopf.on.login(registry=registry)(login)
     namespaces = operator.settings.watch_namespaces
     await kopf.operator(
         registry=registry,
@@ -94,10 +97,6 @@ async def watch(operator: Operator, stop: asyncio.Event) -> None:
         namespaces=namespaces,
         stop_flag=stop,
     )
-
-
-def _login(**facts: Any) -> kopf.ConnectionInfo | None:
-    return kopf.login_with_service_account(**facts) or kopf.login_with_kubeconfig(**facts)
 
 
 if __name__ == "__main__":

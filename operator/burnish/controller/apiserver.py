@@ -1,20 +1,21 @@
-"""The apiserver as the controller talks to it: one call, JSON in and out, over the Kubernetes client's session, credentials and TLS.
+"""The apiserver as the controller talks to it: one call, JSON in and out, with the credentials that Kopf's own watches use.
 
-The client's own models are not used: an object of ours is a dictionary that `burnish.manifests` renders, and what comes back is trimmed to what
-planning needs (`burnish.controller.views`). That is half the CPU and a fraction of the memory.
+No client library: an object of ours is a dictionary that `burnish.manifests` renders, and what comes back is trimmed to what planning needs
+(`burnish.controller.views`). The official client's generated models would be 120 MB of the image and most of the process's memory (ADR 0006).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
-from kubernetes.aio import config
-from kubernetes.aio.client import ApiClient, Configuration
+import kopf
 
 from burnish import names
 
@@ -24,6 +25,7 @@ JSON = "application/json"
 MERGE = "application/merge-patch+json"
 APPLY = "application/apply-patch+yaml"
 TIMEOUT_SECONDS = 30
+_TOKEN_SECONDS = 60.0
 _TEXT = 512
 
 
@@ -75,22 +77,45 @@ WATCHED = (JOB, POD, DEPLOYMENT, SERVICE)
 BY_KIND = {r.kind: r for r in (MODEL, *WATCHED, NETWORK_POLICY, CLAIM)}
 
 
-async def connect() -> ApiClient:
-    """A client with the pod's service account, or else the kubeconfig of whoever starts the controller (KUBECONFIG)."""
-    settings = Configuration()
-    try:
-        config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
-    except config.ConfigException:
-        await config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]
-    settings.connection_pool_maxsize = 64
-    return ApiClient(configuration=settings)
+def login(settings: kopf.OperatorSettings) -> kopf.ConnectionInfo:
+    """The pod's service account, or else the kubeconfig of whoever starts the controller (KUBECONFIG).
+
+    Raises:
+        ApiError: there is neither.
+    """
+    facts: dict[str, Any] = {"settings": settings}
+    found = kopf.login_with_service_account(**facts) or kopf.login_with_kubeconfig(**facts)
+    if found is None:
+        raise ApiError(0, "NoCredentials", "there is no service account and no kubeconfig; set KUBECONFIG")
+    return found
+
+
+@asynccontextmanager
+async def connect() -> AsyncIterator[ApiServer]:
+    """A connection with the credentials of `login`.
+
+    Raises:
+        ApiError: there are no credentials.
+    """
+    info = login(kopf.OperatorSettings())
+    connector = aiohttp.TCPConnector(ssl=info.as_ssl_context(), limit=64)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)) as session:
+        yield ApiServer(session, info)
 
 
 class ApiServer:
     """Calls to one apiserver."""
 
-    def __init__(self, client: ApiClient) -> None:
-        self._client = client
+    def __init__(self, session: aiohttp.ClientSession, info: kopf.ConnectionInfo) -> None:
+        self._session = session
+        self._info = info
+        self._read = time.monotonic()
+
+    def _headers(self) -> dict[str, str]:
+        """Credentials; a service account's token is renewed on disk, about hourly."""
+        if time.monotonic() - self._read > _TOKEN_SECONDS:
+            self._info, self._read = login(kopf.OperatorSettings()), time.monotonic()
+        return dict(self._info.as_http_headers())
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """One object, or None.
@@ -155,13 +180,11 @@ class ApiServer:
         Raises:
             ApiError: the apiserver refused it, or could not be reached.
         """
-        headers = {"Accept": JSON, "Content-Type": content_type}
+        headers = {"Accept": JSON, "Content-Type": content_type, **self._headers()}
+        data = json.dumps(body).encode() if body is not None else None
         try:
-            prepared = await self._client.param_serialize(
-                method, path, query_params=list((query or {}).items()), header_params=headers, auth_settings=["BearerToken"]
-            )
-            response = await self._client.call_api(*prepared[:3], body=body, _request_timeout=TIMEOUT_SECONDS)
-            content: bytes = await response.read()  # type: ignore[no-untyped-call]
+            async with self._session.request(method, self._info.server.rstrip("/") + path, params=query, data=data, headers=headers) as response:
+                content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(0, "Unreachable", f"the apiserver can't be reached: {type(error).__name__}: {error}") from error
         if 200 <= response.status < 300:
