@@ -28,7 +28,7 @@ from burnish.store import credentials, s3
 ROOT = Path(__file__).resolve().parent.parent
 CLUSTER = ROOT / "e2e/cluster/cluster"
 NAMESPACE, SYSTEM = "models", "burnish-system"
-S3_KEY, S3_SECRET = "demo", "demo-secret"  # noqa: S105  # of the local S3 server, which only this machine reaches
+S3_KEY, S3_SECRET = "demo", "demo-secret"  # of the local S3 server, which only this machine reaches
 FOLLOW_SECONDS = 1800
 START = time.monotonic()
 
@@ -103,7 +103,7 @@ class Demo:
         files = s3.connect(credentials.Credentials(access_key=S3_KEY, secret_key=S3_SECRET, endpoint=endpoint, region="us-east-1"))
         for bucket in ("models", "burnish"):
             if not files.exists(bucket):
-                files.mkdir(bucket)
+                files.call_s3("create_bucket", Bucket=bucket)
         for file in sorted((ROOT / "examples/digits").glob("*.[no][pn][zn]*")):
             files.put_file(str(file), f"models/digits/{file.name}")
         say(f"S3 server at {endpoint}: s3://models holds the example, s3://burnish is the store")

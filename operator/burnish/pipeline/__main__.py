@@ -17,7 +17,7 @@ from pathlib import Path
 from burnish.api import requests
 from burnish.api.job_contract import Failure, Record, ResolveRequest, StepName
 from burnish.errors import BurnishError, Reason, StepExit
-from burnish.pipeline import no_network, store_options
+from burnish.pipeline import no_network, source_options, store_options
 from burnish.pipeline.progress import emit
 from burnish.pipeline.sidecar import START_SECONDS, measuring_server
 from burnish.pipeline.workdir import WorkDir
@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("step", choices=[s.value for s in StepName])
     parser.add_argument("--work", type=Path, required=True, help="work directory of one target")
     store_options.add(parser)
+    source_options.add(parser)
     parser.add_argument("--server-url", help="Triton's HTTP endpoint (measure); default: start one")
     parser.add_argument("--server-pid", type=int, help="Triton's process where it can be seen (measure)")
     parser.add_argument("--cpu-enforcement", default="container", help="how the server is held to its CPU limit (measure)")
@@ -111,8 +112,12 @@ def _run_job(step: StepName, work: WorkDir, options: argparse.Namespace) -> None
     if step is StepName.stage:
         work.save(step, job.run_stage(job.load_request(options.request), work, store))
         return
-    record, message = job.run_resolve(job.load_request(options.request), store) if step is StepName.resolve else job.run_publish(work, store)
-    work.save(step, record)
+    if step is StepName.resolve:
+        resolved, message = job.run_resolve(job.load_request(options.request), store, source_options.access_from(options))
+        work.save(step, resolved)
+    else:
+        result, message = job.run_publish(work, store)
+        work.save(step, result)
     job.leave_message(options.termination_log, step, message)
 
 

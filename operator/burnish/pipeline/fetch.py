@@ -6,9 +6,11 @@ looked at in every run, because looking is cheap and an edited file that goes un
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -18,14 +20,33 @@ from burnish.api.uris import scrub
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import https
 from burnish.store import files, trees
+from burnish.store.credentials import Credentials
 from burnish.store.keys import source_key
 from burnish.store.store import Store
 from burnish.store.trees import Progress
 
-__all__ = ["SOURCES", "FetchLimits", "fetch", "scrub"]
+__all__ = ["SOURCES", "Access", "FetchLimits", "fetch", "scrub"]
 
 SOURCES = "sources"
 """Kind of the records of remote URIs."""
+_CHUNK_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a run may reach, and with what. The default is that of a user at a terminal."""
+
+    credentials: Credentials | None = None
+    """Of `spec.source.secretRef`; None: s3: takes those of the environment, https: none."""
+    claims: Mapping[str, Path] | None = None
+    """Volume claim -> where it is mounted; None: this is no cluster, and `pvc:` means nothing here."""
+    has_private_addresses: bool = True
+    """https: may lead to loopback, link-local and private addresses."""
+
+    @property
+    def is_on_cluster(self) -> bool:
+        """The process is a Job's: its files are nobody's sources."""
+        return self.claims is not None
 
 
 @dataclass(frozen=True)
@@ -50,27 +71,41 @@ def fetch(
     limits: FetchLimits,
     field: str,
     progress: Progress,
+    access: Access = Access(),
 ) -> SourceRecord:
     """Pin what is at `uri`, and have it in the store.
 
     Args:
-        uri: `file:` (relative to `base`, or absolute), a file or a directory; or `https:`, a file.
+        uri: `file:` (relative to `base`, or absolute), a file or a directory; `https:`, a file; `s3:`, an object or all below a prefix; on a
+            cluster `pvc:` (claim/path), a file or a directory.
         base: directory that relative `file:` URIs start from: the manifest's.
         digest: what it has to be.
         refresh: `spec.source.refresh`; another text looks at a remote URI again.
         field: the manifest's field that holds the URI, for messages.
         progress: told now and then how far it is.
+        access: credentials and volumes.
 
     Raises:
-        BurnishError: InvalidManifest (not a URI we fetch), SourceNotFound, SourceForbidden, SourceTooLarge, SourceTimeout, SourceIncomplete,
+        BurnishError: InvalidManifest (not a URI we fetch, or not here), SecretNotFound, SourceNotFound, SourceForbidden, SourceTooLarge, SourceTimeout, SourceIncomplete,
             SourceUnavailable, UnsafeSource, DigestMismatch; StoreFull, StoreNotWritable, StoreNotReadable, StoreCorrupted.
     """
     try:
         match _scheme(uri):
+            case "file" if access.is_on_cluster:
+                raise BurnishError(
+                    Reason.InvalidManifest,
+                    f"{uri} is a file of one machine, and a cluster has many; put it into a bucket (s3:), on a volume (pvc:) or on a server (https:)",
+                )
             case "file":
-                return _fetch_file(uri, base, store, digest, limits, progress)
+                return _fetch_file(uri, base / _file_path(uri), store, digest, limits, progress)
+            case "pvc":
+                return _fetch_file(uri, _volume_path(uri, access), store, digest, limits, progress)
             case "https":
-                return _fetch_https(uri, store, digest, refresh, limits, progress)
+                _check_https(uri)
+                return _fetch_remote(uri, store, digest, refresh, lambda: _download_https(uri, store, digest, limits, progress, access))
+            case "s3":
+                where = _bucket_and_key(uri)
+                return _fetch_remote(uri, store, digest, refresh, lambda: _download_s3(uri, where, store, digest, limits, progress, access))
             case "http":
                 raise BurnishError(Reason.InvalidManifest, f"{scrub(uri)} is not encrypted, so anyone on the way can change the model; use https:")
             case "":
@@ -79,7 +114,7 @@ def fetch(
                 )
             case other:
                 raise BurnishError(
-                    Reason.InvalidManifest, f"{other}: is not supported here; use file: or https: (s3, gs, az, hf, oci and pvc come on clusters)"
+                    Reason.InvalidManifest, f"{other}: is not supported; use s3:, https:, pvc: (on a cluster) or file: (on this machine)"
                 )
     except BurnishError as error:
         if error.field is None and not error.reason.value.startswith("Store"):
@@ -92,8 +127,7 @@ def _scheme(uri: str) -> str:
     return match[1].lower() if match else ""
 
 
-def _fetch_file(uri: str, base: Path, store: Store, digest: str | None, limits: FetchLimits, progress: Progress) -> SourceRecord:
-    named = base / _file_path(uri)
+def _fetch_file(uri: str, named: Path, store: Store, digest: str | None, limits: FetchLimits, progress: Progress) -> SourceRecord:
     with files.reading(named):
         try:
             path = Path(os.path.realpath(named, strict=True))
@@ -124,23 +158,130 @@ def _file_path(uri: str) -> Path:
     return Path(path)
 
 
-def _fetch_https(uri: str, store: Store, digest: str | None, refresh: str | None, limits: FetchLimits, progress: Progress) -> SourceRecord:
-    _check_https(uri)
+def _volume_path(uri: str, access: Access) -> Path:
+    """Where `pvc://claim/path` is mounted."""
+    parts = urlsplit(uri)
+    claim, path = parts.netloc, unquote(parts.path).strip("/")
+    if access.claims is None:
+        raise BurnishError(Reason.InvalidManifest, f"{uri} is a volume of a cluster; on this machine use file:, s3: or https:")
+    if not claim or not path or claim not in access.claims:
+        raise BurnishError(Reason.InvalidManifest, f"{uri} names no file on a volume; write pvc://CLAIM/path/to/model.onnx")
+    root = Path(os.path.realpath(access.claims[claim]))
+    found = Path(os.path.realpath(root / path))
+    if found != root and root not in found.parents:
+        raise BurnishError(Reason.UnsafeSource, f"{uri} leads out of the volume; links may point within it only")
+    return found
+
+
+def _fetch_remote(uri: str, store: Store, digest: str | None, refresh: str | None, download: Callable[[], TreeRef]) -> SourceRecord:
+    """What is recorded of a remote URI, or else what `download` finds there."""
     key = source_key(uri, digest, refresh)
     known = store.get_record(SOURCES, key, SourceRecord)
     if known is not None and trees.has_tree(store, known.tree):
         return known
+    record = SourceRecord(uri=scrub(uri), tree=download(), fetched_at=_now())
+    return store.put_record(SOURCES, key, record, replace=known is not None)
+
+
+def _download_https(uri: str, store: Store, digest: str | None, limits: FetchLimits, progress: Progress, access: Access) -> TreeRef:
     clock = https.Clock(limits.total_seconds, limits.idle_seconds)
+    token = access.credentials.token if access.credentials is not None and access.credentials.covers(uri) else ""
     progress(f"fetching {scrub(uri)}")
     with store.scratch() as scratch:
-        for chunk, announced in https.download(uri, max_bytes=limits.max_bytes, clock=clock):
+        chunks = https.download(uri, max_bytes=limits.max_bytes, clock=clock, token=token, is_private_allowed=access.has_private_addresses)
+        for chunk, announced in chunks:
             scratch.write(chunk)
             if announced:
                 progress(f"fetching {scrub(uri)}", done=scratch.size / announced)
         _check_pin(uri, scratch.digest, digest)
-        found = FileRef(path=_file_name(uri), digest=store.publish_blob(scratch), size=scratch.size)
-    record = SourceRecord(uri=scrub(uri), tree=TreeRef(digest=found.digest, is_directory=False, files=(found,)), fetched_at=_now())
-    return store.put_record(SOURCES, key, record, replace=known is not None)
+        found = FileRef(path=_file_name(urlsplit(uri).path), digest=store.publish_blob(scratch), size=scratch.size)
+    return TreeRef(digest=found.digest, is_directory=False, files=(found,))
+
+
+def _bucket_and_key(uri: str) -> tuple[str, str]:
+    parts = urlsplit(uri)
+    if "@" in parts.netloc:
+        raise BurnishError(
+            Reason.InvalidManifest, f"{scrub(uri)} carries credentials, and a manifest is no place for them; name a Secret in spec.source.secretRef"
+        )
+    bucket, key = parts.netloc, parts.path.strip("/")
+    if not bucket or not key or parts.query or parts.fragment:
+        raise BurnishError(Reason.InvalidManifest, f"{scrub(uri)} names no object; write s3://bucket/path/to/model.onnx")
+    return bucket, key
+
+
+def _download_s3(
+    uri: str, where: tuple[str, str], store: Store, digest: str | None, limits: FetchLimits, progress: Progress, access: Access
+) -> TreeRef:
+    from burnish.store import credentials, s3
+
+    keys = access.credentials if access.credentials is not None else credentials.read_environment()
+    if not keys.covers(uri):
+        raise BurnishError(
+            Reason.SourceForbidden, f"the Secret's credentials are for {keys.uri_prefix} only, and {uri} is not below it; use another Secret"
+        )
+    progress(f"fetching {uri}")
+    path = "/".join(where)
+    with _s3_errors(uri):
+        bucket = s3.connect(keys)
+        found = {path: bucket.info(path)}
+        is_directory = found[path]["type"] == "directory"
+        if is_directory:
+            found = bucket.find(path, detail=True)
+    _check_listing(uri, found, limits)
+    total, done, refs = sum(int(o["size"]) for o in found.values()), 0, []
+    for name, facts in sorted(found.items()):
+        relative = name.removeprefix(path).lstrip("/") if is_directory else _file_name(name)
+        if is_directory and (".." in relative.split("/") or relative.startswith("/")):
+            raise BurnishError(Reason.UnsafeSource, f"{uri} holds an object named {relative!r}, which leads out of its folder; rename it")
+        with _s3_errors(uri), store.scratch() as scratch:
+            with bucket.open(name, "rb", cache_type="readahead") as stream:
+                while chunk := stream.read(_CHUNK_BYTES):
+                    scratch.write(chunk)
+                    progress(f"fetching {uri}", done=(done + scratch.size) / total if total else 0.0)
+            if scratch.size != int(facts["size"]):
+                raise BurnishError(Reason.SourceIncomplete, f"{uri}/{relative} changed while it was read; try again when nobody writes it")
+            if not is_directory:
+                _check_pin(uri, scratch.digest, digest)
+            refs.append(FileRef(path=relative, digest=store.publish_blob(scratch), size=scratch.size))
+            done += scratch.size
+    tree = TreeRef(digest=trees.tree_digest(refs) if is_directory else refs[0].digest, is_directory=is_directory, files=tuple(refs))
+    _check_pin(uri, tree.digest, digest)
+    return tree
+
+
+def _check_listing(uri: str, found: Mapping[str, Mapping[str, object]], limits: FetchLimits) -> None:
+    if not found:
+        raise BurnishError(Reason.SourceNotFound, f"nothing is at {uri}; correct the URI")
+    if len(found) > limits.max_files:
+        raise BurnishError(
+            Reason.SourceTooLarge, f"{uri} holds {len(found)} objects, more than the limit of {limits.max_files}; name the model's folder"
+        )
+    total = sum(int(str(facts["size"])) for facts in found.values())
+    if total > limits.max_bytes:
+        raise BurnishError(Reason.SourceTooLarge, f"{uri} has {total} bytes, more than the limit of {limits.max_bytes}; use a smaller file")
+
+
+@contextlib.contextmanager
+def _s3_errors(uri: str) -> Iterator[None]:
+    """What goes wrong at the source, as the source's fault; the store's own errors are typed already."""
+    from burnish.store import s3
+
+    try:
+        with s3.os_errors():
+            yield
+    except FileNotFoundError:
+        raise BurnishError(Reason.SourceNotFound, f"nothing is at {uri}; correct the URI") from None
+    except PermissionError:
+        raise BurnishError(
+            Reason.SourceForbidden,
+            f"{uri} may not be read with these credentials; correct the Secret that spec.source.secretRef names (or the AWS_* variables)",
+        ) from None
+    except OSError as error:
+        raise BurnishError(
+            Reason.SourceUnavailable,
+            f"can't read {uri}: {error.strerror or type(error).__name__}; check AWS_ENDPOINT_URL and the network, and try again",
+        ) from None
 
 
 def _check_https(uri: str) -> None:
@@ -157,9 +298,9 @@ def _check_https(uri: str) -> None:
         raise BurnishError(Reason.InvalidManifest, f"{scrub(uri)} carries credentials, and a manifest is no place for them; remove the part before @")
 
 
-def _file_name(uri: str) -> str:
-    """The last part of the path, as a plain file name: its ending tells some readers what it is."""
-    name = unquote(urlsplit(uri).path.rpartition("/")[2])
+def _file_name(path: str) -> str:
+    """The last part of a path, as a plain file name: its ending tells some readers what it is."""
+    name = unquote(path.rpartition("/")[2])
     return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[-128:] or "download"
 
 

@@ -1,12 +1,16 @@
-"""Downloads over https: bounded in size and time, checked for completeness, and silent about secrets.
+"""Downloads over https: bounded in size and time, checked for completeness, resumed when cut off, and silent about secrets.
 
-The standard library's client is used, with two changes. Its time-out is per read, so a server that sends a byte now and then is never given up:
-here the socket itself knows when the whole download has to be over. And a body that stops early is an error here, not an end.
+The standard library's client is used, with three changes. Its time-out is per read, so a server that sends a byte now and then is never given up:
+here the socket itself knows when the whole download has to be over. A body that stops early is an error here, not an end. And where private
+addresses are out of bounds, it is the address that was connected to that counts: names and redirects say what they like.
 """
 
 from __future__ import annotations
 
+import functools
 import http.client
+import ipaddress
+import socket
 import ssl
 import time
 import urllib.error
@@ -23,6 +27,8 @@ from burnish.errors import BurnishError, Reason
 MAX_REDIRECTS = 5
 _CHUNK_BYTES = 2**20
 _PEEK_SECONDS = 0.5
+_RESUMPTIONS = 5
+"""In a row, each of which has to bring something."""
 _NOT_FOUND, _FORBIDDEN = {404, 410}, {401, 403, 407}
 
 
@@ -53,7 +59,41 @@ class _OnlyHttps(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> urllib.request.Request | None:
         _check_redirect(scrub(req.full_url), newurl)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        found = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if found is not None and urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
+            found.remove_header("Authorization")  # it was given to one host, and no other
+        return found
+
+
+class _PublicConnection(http.client.HTTPSConnection):
+    """Refuses to talk to loopback, link-local and private addresses: from inside a cluster they are other people's services, and the cloud's own."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._create_connection = self._connect_public
+
+    def _connect_public(self, *arguments: Any) -> socket.socket:
+        """A connection, closed before anything is sent if it leads where it must not."""
+        connected = socket.create_connection(*arguments)
+        address = ipaddress.ip_address(connected.getpeername()[0].partition("%")[0])
+        real = getattr(address, "ipv4_mapped", None) or address
+        is_proxy = bool(getattr(self, "_tunnel_host", None))  # an admin named it, and it decides
+        if is_proxy or (real.is_global and not real.is_multicast):
+            return connected
+        connected.close()
+        raise BurnishError(
+            Reason.UnsafeSource,
+            f"{self.host} is at the private address {real}; a source may be there only if the installation allows it (chart: allowPrivateAddresses)",
+        )
+
+
+class _HttpsHandler(urllib.request.HTTPSHandler):
+    def __init__(self, context: ssl.SSLContext, connection: type[http.client.HTTPSConnection]) -> None:
+        super().__init__(context=context)
+        self._connect = functools.partial(connection, context=context)
+
+    def https_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(self._connect, req)
 
 
 def _check_redirect(name: str, target: str) -> None:
@@ -74,11 +114,11 @@ def _context(clock: Clock) -> ssl.SSLContext:
     return context
 
 
-def _opener(clock: Clock) -> urllib.request.OpenerDirector:
+def _opener(clock: Clock, *, is_private_allowed: bool) -> urllib.request.OpenerDirector:
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
-        urllib.request.HTTPSHandler(context=_context(clock)),
+        _HttpsHandler(_context(clock), http.client.HTTPSConnection if is_private_allowed else _PublicConnection),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         _OnlyHttps(),
@@ -88,18 +128,50 @@ def _opener(clock: Clock) -> urllib.request.OpenerDirector:
     return opener
 
 
-def download(uri: str, *, max_bytes: int, clock: Clock) -> Iterator[tuple[bytes, int | None]]:
-    """Yield the body in pieces, each with the announced length where there is one.
+def download(
+    uri: str, *, max_bytes: int, clock: Clock, token: str = "", is_private_allowed: bool = True
+) -> Iterator[tuple[bytes, int | None]]:  # fmt: skip
+    """Yield the body in pieces, each with the announced length where there is one. What is cut off is resumed, if it is still the same file.
+
+    Args:
+        uri: https.
+        max_bytes: most that is accepted.
+        clock: when it has to be over.
+        token: sent as `Authorization: Bearer` to the URI's own host.
+        is_private_allowed: whether loopback, link-local and private addresses may be connected to.
 
     Raises:
         BurnishError: SourceNotFound (404, 410), SourceForbidden (401, 403), SourceUnavailable (other answers, no connection, TLS), SourceTimeout,
             SourceTooLarge (more than `max_bytes`, or than announced), SourceIncomplete (less than announced, or cut off), UnsafeSource (a redirect
-            to anything but https), InvalidManifest (no URI that can be asked for).
+            to anything but https, or a private address), InvalidManifest (no URI that can be asked for).
     """
     name = scrub(uri)
+    opener = _opener(clock, is_private_allowed=is_private_allowed)
+    received, validator, useless = 0, "", 0
     try:
-        with _opener(clock).open(uri, timeout=clock.next_wait()) as response:
-            yield from _body(response, name, max_bytes, clock)
+        while True:
+            request = urllib.request.Request(uri)  # noqa: S310  # https only: the opener has no other handler
+            if token:
+                request.add_unredirected_header("Authorization", f"Bearer {token}")
+            if received:
+                request.add_header("Range", f"bytes={received}-")
+                request.add_header("If-Range", validator)
+            before = received
+            try:
+                with opener.open(request, timeout=clock.next_wait()) as response:
+                    if received and response.status != http.HTTPStatus.PARTIAL_CONTENT:
+                        raise _changed(name)
+                    if received and not (response.headers.get("Content-Range") or "").startswith(f"bytes {received}-"):
+                        raise _changed(name)
+                    validator = validator or _validator(response)
+                    for chunk, announced in _body(response, name, max_bytes - before, clock):
+                        received += len(chunk)
+                        yield chunk, announced + before if announced is not None else None
+                return
+            except BurnishError as error:
+                useless = 0 if received > before else useless + 1
+                if error.reason is not Reason.SourceIncomplete or not validator or not received or useless >= _RESUMPTIONS:
+                    raise
     except urllib.error.HTTPError as error:
         error.close()
         _check_redirect(name, error.headers.get("Location") or "")  # some schemes urllib itself refuses
@@ -110,6 +182,17 @@ def download(uri: str, *, max_bytes: int, clock: Clock) -> Iterator[tuple[bytes,
         _raise_for_cause(error.reason, name, clock)
     except (OSError, http.client.HTTPException) as error:
         _raise_for_cause(error, name, clock)
+
+
+def _validator(response: Any) -> str:
+    """What names this very content (RFC 9110, 13.1.5): a strong ETag; without one, and without ranges, nothing can be resumed."""
+    etag = response.headers.get("ETag") or ""
+    has_ranges = (response.headers.get("Accept-Ranges") or "").strip().lower() == "bytes"
+    return etag if has_ranges and etag.startswith('"') else ""
+
+
+def _changed(name: str) -> BurnishError:
+    return BurnishError(Reason.SourceUnavailable, f"{name} was cut off, and is not the same file any more; try again when nobody changes it")
 
 
 def _body(response: http.client.HTTPResponse, name: str, max_bytes: int, clock: Clock) -> Iterator[tuple[bytes, int | None]]:

@@ -28,6 +28,7 @@ from burnish.api.scalars import format_bytes
 from burnish.api.v1alpha1 import status as api
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import machine, publish, records, resolve, stage
+from burnish.pipeline.fetch import Access
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
 from burnish.store.store import Store
@@ -53,14 +54,14 @@ def load_request(path: Path) -> JobRequest:
         ) from error
 
 
-def run_resolve(job: JobRequest, store: Store) -> tuple[ResolveRecord, Message]:
+def run_resolve(job: JobRequest, store: Store, access: Access) -> tuple[ResolveRecord, Message]:
     """Pin and look up; file what was found for the pipeline Jobs of the run, and judge what needs none.
 
     Raises:
         BurnishError: as `resolve.run`, and as the store.
     """
     request = job.resolve
-    record = resolve.run(request, store)
+    record = resolve.run(request, store, access)
     store.put_record(records.RESOLUTIONS, job.run_key, record, replace=True)
     found, warnings = [], list(record.warnings)
     for target, plan in zip(request.targets, record.targets, strict=True):

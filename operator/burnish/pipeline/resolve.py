@@ -26,8 +26,13 @@ from burnish.plugins.base import HardwareClass
 from burnish.store.store import Store
 
 
-def run(request: ResolveRequest, store: Store) -> ResolveRecord:
+def run(request: ResolveRequest, store: Store, access: fetch.Access | None = None) -> ResolveRecord:
     """Fetch and pin source and datasets, then plan every target.
+
+    Args:
+        request: what to resolve.
+        store: where it is kept.
+        access: what sources may be read with; None: as a user at a terminal.
 
     Raises:
         BurnishError: what `fetch.fetch` and the store raise.
@@ -35,7 +40,9 @@ def run(request: ResolveRequest, store: Store) -> ResolveRecord:
     base = Path(request.base)
 
     def pin(uri: str, digest: str | None, refresh: str | None, field: str) -> SourceRecord:
-        return fetch.fetch(uri, base, store, digest=digest, refresh=refresh, limits=fetch.FetchLimits(), field=field, progress=emit)
+        return fetch.fetch(
+            uri, base, store, digest=digest, refresh=refresh, limits=fetch.FetchLimits(), field=field, progress=emit, access=access or fetch.Access()
+        )
 
     source = pin(request.source.uri, request.source.digest, request.source.refresh, "spec.source.uri")
     data = request.datasets

@@ -21,6 +21,7 @@ from burnish.errors import BurnishError, Reason
 from burnish.pipeline import fetch, https
 from burnish.pipeline.progress import emit
 from burnish.store import trees
+from burnish.store.credentials import Credentials
 from burnish.store.store import Store, open_store
 
 MODEL = os.urandom(300_000)
@@ -88,6 +89,26 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.flush()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
+    def resumable(self) -> None:
+        """Each answer is cut off; with a Range and the right If-Range the next goes on from there."""
+        wanted = self.headers.get("Range")
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        is_same = self.headers.get("If-Range") == f'"{self.server.version}"'
+        self.server.auth.append(self.headers.get("Authorization"))
+        facts = {"ETag": f'"{self.server.version}"', "Accept-Ranges": "bytes"}
+        if wanted and is_same:
+            self.head(len(MODEL) - start, 206, **facts, **{"Content-Range": f"bytes {start}-{len(MODEL) - 1}/{len(MODEL)}"})
+        else:
+            start = 0
+            self.head(len(MODEL), **facts)
+        self.wfile.write(MODEL[start : start + self.server.piece])
+        if self.path.endswith("changed.onnx"):
+            self.server.version += 1
+
+    def elsewhere(self) -> None:
+        self.server.auth.append(self.headers.get("Authorization"))
+        self.head(0, 302, Location=self.server.uri("/resumable/model.onnx").replace("localhost", "LOCALHOST"))
+
     def sends_more(self) -> None:
         self.head(1000)
         self.wfile.write(MODEL)
@@ -148,6 +169,8 @@ class Server(http.server.ThreadingHTTPServer):
         self.socket = context.wrap_socket(self.socket, server_side=True)
         self.seen: list[str] = []
         self.content = b"first"
+        self.version, self.piece = 1, 100_000
+        self.auth: list[str | None] = []
         self.stop = threading.Event()
 
     def uri(self, path: str) -> str:
@@ -424,6 +447,75 @@ def test_store_error_does_not_blame_the_source(base: Path, tmp_path: Path) -> No
     assert raised.value.field is None
 
 
+# --- on a cluster --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_download_that_is_cut_off_goes_on_where_it_was(server: Server, store: Store) -> None:
+    record = pin(store, server.uri("/resumable/model.onnx"), digest=DIGEST)
+    assert record.tree.size_bytes == len(MODEL)
+    assert len(server.seen) == 3  # 100,000 bytes each
+
+
+def test_file_that_changes_meanwhile_is_not_put_together_of_two(server: Server, store: Store) -> None:
+    error = refused(store, server.uri("/resumable/changed.onnx"))
+    assert (error.reason, len(server.seen)) == (Reason.SourceUnavailable, 2)
+
+
+def test_download_that_never_gets_further_is_given_up(server: Server, store: Store) -> None:
+    server.piece = 0
+    assert refused(store, server.uri("/resumable/model.onnx")).reason is Reason.SourceIncomplete
+
+
+def _on_cluster(uri: str, store: Store, **access: object) -> SourceRecord:
+    facts = {"claims": {}, "has_private_addresses": False} | access
+    return fetch.fetch(
+        uri, Path("/"), store, digest=None, refresh=None, limits=LIMITS, field="spec.source.uri", progress=emit, access=fetch.Access(**facts)  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/ok/model.onnx", "/to_ok/model.onnx"])
+def test_private_address_is_refused_unless_allowed(server: Server, store: Store, path: str) -> None:
+    with pytest.raises(BurnishError, match=r"private address 127\.0\.0\.1") as raised:
+        _on_cluster(server.uri(path), store)
+    assert raised.value.reason is Reason.UnsafeSource
+    assert server.seen == []  # nothing was sent
+    assert _on_cluster(server.uri(path), store, has_private_addresses=True).tree.digest == DIGEST
+
+
+def test_token_goes_to_its_own_host_and_no_other(server: Server, store: Store) -> None:
+    server.piece = len(MODEL)
+    keys = Credentials(token="hunter2", uri_prefix=server.uri(""))  # noqa: S106
+    _on_cluster(server.uri("/resumable/model.onnx"), store, has_private_addresses=True, credentials=keys)
+    assert server.auth.pop() == "Bearer hunter2"
+    _on_cluster(server.uri("/elsewhere/model.onnx"), store, has_private_addresses=True, credentials=keys)
+    assert server.auth == ["Bearer hunter2", None]
+    other = Credentials(token="hunter2", uri_prefix="https://example.org/models")  # noqa: S106
+    _on_cluster(server.uri("/resumable/other.onnx"), store, has_private_addresses=True, credentials=other)
+    assert server.auth[2:] == [None]
+
+
+def test_volume_is_read_and_links_stay_within(store: Store, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    (volume / "models").mkdir(parents=True)
+    (volume / "models" / "m.onnx").write_bytes(MODEL)
+    (volume / "link").symlink_to("models/m.onnx")
+    (volume / "out").symlink_to("/etc/hostname")
+    claims = {"shared": volume}
+    assert _on_cluster("pvc://shared/models/m.onnx", store, claims=claims).tree.digest == DIGEST
+    assert _on_cluster("pvc://shared/link", store, claims=claims).tree.digest == DIGEST
+    for uri, reason in (
+        ("pvc://shared/out", Reason.UnsafeSource),
+        ("pvc://shared/../../etc/hostname", Reason.UnsafeSource),
+        ("pvc://shared/none", Reason.SourceNotFound),
+        ("pvc://other/m.onnx", Reason.InvalidManifest),
+        ("pvc://shared", Reason.InvalidManifest),
+        ("file:models/m.onnx", Reason.InvalidManifest),
+    ):
+        with pytest.raises(BurnishError) as raised:
+            _on_cluster(uri, store, claims=claims)
+        assert (uri, raised.value.reason) == (uri, reason)
+
+
 # --- URIs ----------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -431,7 +523,10 @@ def test_store_error_does_not_blame_the_source(base: Path, tmp_path: Path) -> No
     ("uri", "cure"),
     [
         ("http://host/m.onnx?sig=hunter2", "use https:"),
-        ("s3://bucket/m.onnx", "on clusters"),
+        ("s3://bucket", "s3://bucket/path"),
+        ("s3://key:hunter2@bucket/m.onnx", "spec.source.secretRef"),
+        ("pvc://claim/m.onnx", "on this machine use file:"),
+        ("gs://bucket/m.onnx", "use s3:"),
         ("model.onnx", "write file:model.onnx"),
         ("https:///m.onnx", "https://host/path"),
         ("https://", "https://host/path"),
@@ -442,7 +537,7 @@ def test_store_error_does_not_blame_the_source(base: Path, tmp_path: Path) -> No
         ("https://user:hunter2@host/m", "remove the part before @"),
         ("https://user:hun/hunter2@host/m", "https://host/path"),
         ("https:user:hunter2@host/m", "https://host/path"),
-        ("ftp://user:hunter2@host/m", "use file: or https:"),
+        ("ftp://user:hunter2@host/m", "file: (on this machine)"),
     ],
 )
 def test_wrong_uri_names_the_cure_and_no_secret(store: Store, uri: str, cure: str) -> None:
