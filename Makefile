@@ -30,15 +30,18 @@ ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
 export UV_SYSTEM_CERTS ?= true
 endif
 
-.PHONY: help install dev toolchains demo test test-long test-py312 verify generate bench examples lock clean
+.PHONY: help install dev toolchains demo demo-down test test-long test-py312 verify generate bench examples lock clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 install: $(VENV)/.installed ## Make .venv/bin/burnish from the hashed locks
 
-demo: install ## Install, then run the digits example: convert, quantize, measure on a real Triton, judge
-	$(BIN)/burnish run examples/digits.yaml
+demo: install ## A real Kubernetes on this machine, Burnish in it, and a model from manifest to serving (needs root and Go)
+	@$(BIN)/python e2e/demo.py up
+
+demo-down: install ## End the demo's cluster and remove every trace of it
+	@$(BIN)/python e2e/demo.py down
 
 test: dev verify toolchains examples ## Every test that takes seconds: unit, golden, integration, pipeline, in this order
 	$(BIN)/pytest -m "not long" --durations=10 $(ARGS) $(wildcard tests/unit tests/golden tests/integration tests/pipeline)

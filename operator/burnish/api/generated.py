@@ -19,6 +19,7 @@ def generated_files(root: Path = CHECKOUT) -> dict[str, str]:
     example = root / EXAMPLE
     return {
         crd.FILE: crd.render(),
+        crd.CHART_FILE: crd.render_chart(),
         reference.FIELDS_FILE: reference.render_fields(example.read_text() if example.is_file() else None),
         reference.REASONS_FILE: reference.render_reasons(),
     }

@@ -1,0 +1,98 @@
+{{- define "burnish.labels" -}}
+app.kubernetes.io/name: burnish
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/component: controller
+{{- end }}
+
+{{- define "burnish.selector" -}}
+app.kubernetes.io/name: burnish
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: controller
+{{- end }}
+
+{{- define "burnish.name" -}}
+{{- printf "%s-controller" (.Release.Name | trunc 40 | trimSuffix "-") }}
+{{- end }}
+
+{{- define "burnish.settings" -}}
+images:
+  burnish: {{ .Values.images.burnish | quote }}
+  optimizers: {{- toYaml .Values.images.optimizers | nindent 4 }}
+  triton: {{ .Values.images.triton | quote }}
+  servingImage: {{ .Values.images.servingImage | quote }}
+  pullPolicy: {{ .Values.images.pullPolicy | quote }}
+  pullSecrets: {{- toYaml .Values.images.pullSecrets | nindent 4 }}
+store:
+  {{- if .Values.store.uri }}
+  uri: {{ .Values.store.uri | quote }}
+  {{- end }}
+  secretName: {{ .Values.store.secretName | quote }}
+  egressCidrs: {{- toYaml .Values.store.egressCidrs | nindent 4 }}
+  egressPorts: {{- toYaml .Values.store.egressPorts | nindent 4 }}
+  {{- with .Values.store.volume }}
+  {{- if .enabled }}
+  volume:
+    claimName: {{ .claimName | quote }}
+    size: {{ .size | quote }}
+    accessMode: {{ .accessMode | quote }}
+    {{- if .storageClassName }}
+    storageClassName: {{ .storageClassName | quote }}
+    {{- end }}
+  {{- end }}
+  {{- end }}
+cluster: {{ .Values.cluster | quote }}
+watchNamespaces: {{- toYaml .Values.watchNamespaces | nindent 2 }}
+leaseNamespace: {{ .Release.Namespace | quote }}
+leaseName: {{ include "burnish.name" . | quote }}
+{{- range $step, $resources := .Values.steps }}
+{{ $step }}:
+  {{- range $name, $value := $resources }}
+  {{ $name }}: {{ $value | quote }}
+  {{- end }}
+{{- end }}
+workSize: {{ .Values.workSize | quote }}
+allowPrivateAddresses: {{ .Values.allowPrivateAddresses }}
+hardwareMismatch: {{ .Values.hardwareMismatch | quote }}
+rolloutTimeout: {{ .Values.rolloutTimeout | quote }}
+drain: {{ .Values.drain | quote }}
+resync: {{ .Values.resync | quote }}
+workers: {{ .Values.workers }}
+{{- end }}
+
+{{- /* What the controller may do with what belongs to a resource. It reads no Secret. */}}
+{{- define "burnish.rules" -}}
+- apiGroups: [burnish.dev]
+  resources: [optimizedmodels]
+  verbs: [get, list, watch]
+- apiGroups: [burnish.dev]
+  resources: [optimizedmodels/status]
+  verbs: [patch]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, delete, patch]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, delete, patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, create]
+{{- if .Values.store.volume.enabled }}
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get, create]
+{{- end }}
+{{- end }}
