@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CLUSTER = ROOT / "e2e/cluster/cluster"
 NAMESPACE, SYSTEM = "models", "burnish-system"
 S3_KEY, S3_SECRET = "demo", "demo-secret"  # of the local S3 server, which only this machine reaches
-FOLLOW_SECONDS = 1800
+FOLLOW_SECONDS, STALLED_LOOKS = 1800, 5
 START = time.monotonic()
 
 
@@ -145,7 +145,7 @@ class Demo:
 
     def follow(self, name: str) -> OptimizedModel | None:
         """Show what the status says, until it is ready or stalled."""
-        told = ""
+        told, stalled = "", 0
         for body in self.states(name):
             status = body.get("status", {})
             conditions = {c["type"]: c for c in status.get("conditions", ())}
@@ -157,7 +157,8 @@ class Demo:
             seen = status.get("observedGeneration") == body["metadata"]["generation"]
             if seen and conditions.get("Ready", {}).get("status") == "True" and conditions.get("RolloutComplete", {}).get("status") == "True":
                 return OptimizedModel.model_validate({k: v for k, v in body.items() if k != "metadata"} | {"metadata": short(body["metadata"])})
-            if seen and conditions.get("Stalled", {}).get("status") == "True":
+            stalled = stalled + 1 if seen and conditions.get("Stalled", {}).get("status") == "True" else 0
+            if stalled > STALLED_LOOKS:  # an operator that has just started may still correct it
                 failure = status.get("lastFailure", {})
                 print(f"demo: {name} is stalled: {failure.get('reason')}: {failure.get('message')}", file=sys.stderr)
                 return None

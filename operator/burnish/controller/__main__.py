@@ -93,6 +93,7 @@ async def watch(operator: Operator, stop: asyncio.Event) -> None:
         registry=registry,
         settings=operator.kopf_settings(),
         standalone=True,
+        identity=operator.identity,  # type: ignore[arg-type]  # a string; without one Kopf asks for the user's name, and a pod has none
         clusterwide=not namespaces,
         namespaces=namespaces,
         stop_flag=stop,

@@ -40,6 +40,7 @@ class Operator:
 
     def __init__(self, api: ApiServer, settings: Settings, *, identity: str = "burnish") -> None:
         self.settings = settings
+        self.identity = identity
         self.queue: WorkQueue[Key] = WorkQueue()
         self.cluster = Cluster(api, settings, identity=identity)
         self.metrics = Metrics(lambda: len(self.queue))

@@ -77,8 +77,7 @@ def build_pipeline(model: OptimizedModel, target: Target, run_key: str, settings
     ]
     stage, publish = containers[0], containers[-1]
     stage["volumeMounts"] = [
-        *_scratch_mounts()[1:],
-        {"name": "work", "mountPath": WORK},  # it makes the folders of all
+        *_scratch_mounts(),  # all of the work directory: it makes the folders of the others
         {"name": "request", "mountPath": REQUEST, "readOnly": True},
         *store.mounts,
     ]
