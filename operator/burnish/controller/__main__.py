@@ -10,10 +10,8 @@ import os
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
-from typing import Any
-
-import kopf
 
 from burnish import __version__
 from burnish.controller import apiserver, endpoints
@@ -31,6 +29,7 @@ def main() -> int:
     logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for chatty in ("kopf", "kubernetes", "aiohttp"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # that signals are not its own, on purpose
     try:
         settings = load(arguments.settings)
     except BurnishError as error:
@@ -54,9 +53,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _run(settings: Settings, arguments: argparse.Namespace) -> int:
-    stop = asyncio.Event()
+    asked, stop = asyncio.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
     identity = os.environ.get("POD_NAME") or socket.gethostname()
     where = f"namespaces {', '.join(settings.watch_namespaces)}" if settings.watch_namespaces else "all namespaces"
     LOG.info("Burnish %s starts as %s, watching %s", __version__, identity, where)
@@ -66,38 +65,17 @@ async def _run(settings: Settings, arguments: argparse.Namespace) -> int:
         async with endpoints.serve(
             arguments.port, arguments.metrics_port, unwell=operator.unwell, unready=unready, registry=operator.metrics.registry, host=arguments.host
         ):
-            watching = asyncio.create_task(watch(operator, stop))
+            watching = asyncio.create_task(operator.watch(stop))
             leading = asyncio.create_task(Lease(api, settings, identity).hold(operator.work))
-            stopping = asyncio.create_task(stop.wait())
+            stopping = asyncio.create_task(asked.wait())
             done, _ = await asyncio.wait({watching, leading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            is_lost = leading in done  # Kopf has signal handlers of its own: asked to end, its watches may be the first to do so
-            stop.set()
             leading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await leading
+            stop.set()
             await watching
-            LOG.info("the lease was lost: ending, so that only its new holder works" if is_lost else "ended")
-            return 1 if is_lost else 0
-
-
-async def watch(operator: Operator, stop: asyncio.Event) -> None:
-    """Run Kopf's watches until `stop`."""
-
-    def login(settings: kopf.OperatorSettings, **_: Any) -> kopf.ConnectionInfo:
-        return apiserver.login(settings)
-
-    registry = operator.registry()
-    kopf.on.login(registry=registry)(login)
-    namespaces = operator.settings.watch_namespaces
-    await kopf.operator(
-        registry=registry,
-        settings=operator.kopf_settings(),
-        standalone=True,
-        identity=operator.identity,  # type: ignore[arg-type]  # a string; without one Kopf asks for the user's name, and a pod has none
-        clusterwide=not namespaces,
-        namespaces=namespaces,
-        stop_flag=stop,
-    )
+            LOG.info("ended" if stopping in done else "the lease was lost: ending, so that only its new holder works")
+            return 0 if stopping in done else 1
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -51,19 +52,47 @@ class Operator:
     # --- what comes in ----------------------------------------------------------------------------------------------------------------
 
     def registry(self) -> kopf.OperatorRegistry:
-        """Kopf's handlers: each event goes into the cache, and if it is news, its resource into the queue."""
+        """Kopf's handlers, for a thread of their own: each event goes into the cache, and if it is news, its resource into the queue."""
         registry = kopf.OperatorRegistry()
         for resource in (apiserver.MODEL, *apiserver.WATCHED):
             self._watch(registry, resource)
         return registry
 
     def _watch(self, registry: kopf.OperatorRegistry, resource: apiserver.Resource) -> None:
+        loop = asyncio.get_running_loop()
+
         @kopf.on.event(resource.group, resource.version, resource.plural, registry=registry, id=resource.kind)
         async def seen(event: Any, **_: Any) -> None:
-            body = event["object"]
-            key = self.cluster.cache.deleted(resource.kind, body) if event["type"] == "DELETED" else self.cluster.cache.seen(resource.kind, body)
-            if key is not None:
-                self.queue.add(key)
+            loop.call_soon_threadsafe(self._seen, resource.kind, event["type"], event["object"])
+
+    def _seen(self, kind: str, change: str | None, body: dict[str, Any]) -> None:
+        key = self.cluster.cache.deleted(kind, body) if change == "DELETED" else self.cluster.cache.seen(kind, body)
+        if key is not None:
+            self.queue.add(key)
+
+    async def watch(self, stop: threading.Event) -> None:
+        """Run Kopf's watches until `stop`, in a thread and a loop of their own: Kopf takes signals and other people's tasks of its loop for its own.
+
+        Raises:
+            Exception: Kopf could not go on.
+        """
+
+        def login(settings: kopf.OperatorSettings, **_: Any) -> kopf.ConnectionInfo:
+            return apiserver.login(settings)
+
+        registry = self.registry()
+        kopf.on.login(registry=registry)(login)
+        namespaces = self.settings.watch_namespaces
+        running = kopf.operator(
+            registry=registry,
+            settings=self.kopf_settings(),
+            standalone=True,
+            identity=self.identity,  # type: ignore[arg-type]  # a string; without one Kopf asks for the user's name, and a pod has none
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            stop_flag=stop,
+        )
+        await asyncio.to_thread(asyncio.run, running)
 
     @staticmethod
     def kopf_settings() -> kopf.OperatorSettings:

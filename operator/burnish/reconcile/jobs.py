@@ -99,6 +99,8 @@ def progress(job: JobView, pods: list[PodView]) -> Progress:
     if job.is_suspended:
         return Progress("queued (the Job is suspended, by Kueue or by hand)")
     pod = next((p for p in pods if not p.is_deleting and p.phase in ("Pending", "Running")), None)
+    if pod is None and any(p.phase in ("Succeeded", "Failed") for p in pods[:1]):
+        return Progress("ending")
     if pod is None:
         return Progress("waiting for a pod", _not_admitted(job))
     if pod.unschedulable:
