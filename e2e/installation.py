@@ -1,0 +1,228 @@
+"""A local cluster with Burnish in it, as the demo and the end-to-end tests need it: everything through kubectl and helm, as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from burnish.store import credentials, s3
+
+ROOT = Path(__file__).resolve().parent.parent
+CLUSTER = ROOT / "e2e/cluster/cluster"
+SYSTEM = "burnish-system"
+S3_KEY, S3_SECRET = "demo", "demo-secret"  # of the local S3 server, which only this machine reaches
+START = time.monotonic()
+
+
+class Installation:
+    """The cluster, its S3 server, and Burnish."""
+
+    def __init__(self, number: str) -> None:
+        self.number = number
+        self.kubeconfig = output(CLUSTER, "kubeconfig", "--number", number)
+        self.endpoint = ""
+        self.references: dict[str, str] = {}
+
+    def start(self, *flags: str, **values: object) -> None:
+        """All of it; what is there already takes seconds.
+
+        Args:
+            flags: of `cluster up`.
+            values: of the chart, `__` for a dot.
+        """
+        run(CLUSTER, "up", "--number", self.number, *flags, prefix="cluster: ")
+        say("cluster is up")
+        self.images()
+        self.endpoint = output(CLUSTER, "s3", "--number", self.number)
+        self.upload()
+        self.install(**values)
+
+    def stop(self) -> None:
+        """No trace is left."""
+        run(CLUSTER, "down", "--number", self.number)
+
+    def images(self) -> None:
+        """Build what has changed, and bring it to the node."""
+        run(ROOT / "images/build", prefix="images: ")
+        archives = []
+        for line in output(ROOT / "images/build", "--list").splitlines():
+            name, reference, archive = line.split()
+            self.references[name] = reference
+            archives.append(archive)
+        run(CLUSTER, "load", "--number", self.number, *archives)
+        say("images are on the node")
+
+    def files(self) -> Any:
+        """The S3 server, as an fsspec file system."""
+        return s3.connect(credentials.Credentials(access_key=S3_KEY, secret_key=S3_SECRET, endpoint=self.endpoint, region="us-east-1"))
+
+    def upload(self) -> None:
+        """The example's model and data, into the S3 server."""
+        files = self.files()
+        for bucket in ("models", "burnish"):
+            if not files.exists(bucket):
+                files.call_s3("create_bucket", Bucket=bucket)
+        for file in sorted((ROOT / "examples/digits").glob("*.[no][pn][zn]*")):
+            files.put_file(str(file), f"models/digits/{file.name}")
+        say(f"S3 server at {self.endpoint}: s3://models holds the example, s3://burnish is the store")
+
+    def install(self, **values: object) -> None:
+        """Both charts."""
+        chosen = {
+            "images.burnish": self.references["burnish"],
+            "images.optimizers.onnx": self.references["optimizer-onnx"],
+            "images.triton": self.references["triton"],
+            "store.uri": "s3://burnish/demo",
+            "store.egressPorts": f"{{{self.endpoint.rsplit(':', 1)[1]}}}",
+            **{name.replace("__", "."): value for name, value in values.items()},
+        }
+        sets = [part for name, value in chosen.items() for part in ("--set", f"{name}={value}")]
+        namespace = ["--namespace", SYSTEM, "--create-namespace"]
+        self.helm("upgrade", "--install", "burnish-crds", ROOT / "charts/burnish-crds", *namespace)
+        self.kubectl("label", "--overwrite", "namespace", SYSTEM, "pod-security.kubernetes.io/enforce=restricted")
+        self.helm("upgrade", "--install", "burnish", ROOT / "charts/burnish", *namespace, "--wait", "--timeout", "3m", *sets)
+        say("Burnish is installed (helm: burnish-crds, burnish)")
+
+    def space(self, name: str, **secrets: str) -> Space:
+        """A Restricted namespace with the two Secrets."""
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+        made = Space(self, name)
+        for secret in ("burnish-store", "models"):
+            made.secret(secret)
+        return made
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        """kubectl apply, server-side."""
+        text = "\n---\n".join(json.dumps(o) for o in objects)
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", text=text)
+
+    def kubectl(self, *arguments: object, text: str | None = None) -> str:
+        """Run kubectl on the cluster."""
+        return output(program("kubectl"), *arguments, env={"KUBECONFIG": self.kubeconfig}, text=text)
+
+    def helm(self, *arguments: object) -> str:
+        """Run helm on the cluster."""
+        return output(program("helm"), *arguments, env={"KUBECONFIG": self.kubeconfig})
+
+
+class Space:
+    """One namespace."""
+
+    def __init__(self, installation: Installation, name: str) -> None:
+        self.installation, self.name = installation, name
+
+    def secret(self, name: str) -> None:
+        """The S3 server's keys."""
+        keys = {
+            "AWS_ACCESS_KEY_ID": S3_KEY,
+            "AWS_SECRET_ACCESS_KEY": S3_SECRET,
+            "AWS_ENDPOINT_URL": self.installation.endpoint,
+            "AWS_REGION": "us-east-1",
+        }
+        self.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": keys})
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        """Apply in this namespace."""
+        self.installation.apply(*({**o, "metadata": {**o["metadata"], "namespace": self.name}} for o in objects))
+
+    def kubectl(self, *arguments: object, text: str | None = None) -> str:
+        """Run kubectl in this namespace."""
+        return self.installation.kubectl("--namespace", self.name, *arguments, text=text)
+
+    def get(self, kind: str, name: str = "", *arguments: object) -> Any:
+        """An object, or the items of a list."""
+        found = json.loads(self.kubectl("get", kind, *filter(None, [name]), *arguments, "--output", "json"))
+        return found if name else found["items"]
+
+    def model(self, name: str) -> Any:
+        """An OptimizedModel."""
+        return self.get("om", name)
+
+    def states(self, name: str, seconds: float) -> Iterator[Any]:
+        """An OptimizedModel, once a second."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            yield self.model(name)
+            time.sleep(1)
+
+    def wait(self, name: str, what: Callable[[Any], bool], seconds: float = 300) -> Any:
+        """The OptimizedModel once `what` holds and the status speaks of its newest generation.
+
+        Raises:
+            AssertionError: it doesn't in time.
+        """
+        found = None
+        for found in self.states(name, seconds):
+            status = found.get("status", {})
+            if status.get("observedGeneration") == found["metadata"]["generation"] and what(found):
+                return found
+        raise AssertionError(f"{name} is not there after {seconds} s: {json.dumps((found or {}).get('status'), indent=1)}")
+
+    def address(self, service: str) -> str:
+        """Of a Service; this machine reaches it."""
+        return str(self.get("service", service)["spec"]["clusterIP"])
+
+    def remove(self) -> None:
+        """The namespace and all in it."""
+        self.installation.kubectl("delete", "namespace", self.name, "--wait=true", "--timeout=120s")
+
+
+def condition(model: Any, kind: str) -> dict[str, Any]:
+    """A condition of an object, or an empty one."""
+    return next((c for c in model.get("status", {}).get("conditions", ()) if c["type"] == kind), {})
+
+
+def is_ready(model: Any) -> bool:
+    """Ready, and the roll is over."""
+    return condition(model, "Ready").get("status") == "True" and condition(model, "RolloutComplete").get("status") == "True"
+
+
+def is_stalled(model: Any) -> bool:
+    """Nothing goes on by itself."""
+    return condition(model, "Stalled").get("status") == "True"
+
+
+def program(name: str) -> str:
+    """A program of the cluster's, built if need be."""
+    return output(CLUSTER, "path", name)
+
+
+def output(*command: object, env: dict[str, str] | None = None, text: str | None = None) -> str:
+    """Run to the end, and return what it printed.
+
+    Raises:
+        subprocess.CalledProcessError: with what it printed.
+    """
+    done = subprocess.run([str(c) for c in command], env=os.environ | (env or {}), input=text, capture_output=True, text=True, check=False)
+    if done.returncode:
+        error = subprocess.CalledProcessError(done.returncode, [str(c) for c in command], done.stdout, done.stderr)
+        error.add_note((done.stderr or done.stdout)[-2000:])
+        raise error
+    return done.stdout.strip()
+
+
+def run(*command: object, prefix: str = "") -> None:
+    """Run to the end, and show what it prints; what a shell needs to know is not for a reader of this.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    arguments = [str(c) for c in command]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if not line.startswith("export "):
+                print(f"{prefix}{line}", end="", flush=True)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, arguments)
+
+
+def say(text: str) -> None:
+    """One line of progress."""
+    print(f"{time.monotonic() - START:6.1f}s  {text}", flush=True)

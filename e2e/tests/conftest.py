@@ -1,0 +1,39 @@
+"""One local cluster with Burnish in it, for all tests here; each test has a namespace of its own.
+
+BURNISH_E2E_CLUSTER=0 uses (and keeps) the cluster of that number, which makes the second run of a test a matter of seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from installation import Installation, Space
+
+
+@pytest.fixture(scope="session")
+def installation() -> Iterator[Installation]:
+    kept = os.environ.get("BURNISH_E2E_CLUSTER")
+    found = Installation(kept or "8")
+    found.start()
+    try:
+        yield found
+    finally:
+        if kept is None:
+            found.stop()
+
+
+@pytest.fixture
+def space(installation: Installation, request: pytest.FixtureRequest) -> Iterator[Space]:
+    name = request.node.name.replace("_", "-").replace("[", "-").rstrip("]")[:50].rstrip("-").lower()
+    made = installation.space(name)
+    try:
+        yield made
+    finally:
+        if not request.session.testsfailed or os.environ.get("BURNISH_E2E_CLUSTER") is None:
+            made.remove()

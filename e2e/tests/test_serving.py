@@ -1,0 +1,193 @@
+"""What a user of the cluster sees, on a real one: a model gets ready, stays served through edits that fail, and rolls without losing a request."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from typing import Any
+
+import pytest
+import yaml
+from traffic import Traffic, infer
+
+from installation import ROOT, Installation, Space, condition, is_ready, is_stalled
+
+DIGITS = yaml.safe_load((ROOT / "examples/cluster/digits.yaml").read_text())
+
+
+def digits(name: str = "digits", **spec: Any) -> dict[str, Any]:
+    """The example, with parts of its spec replaced."""
+    made: dict[str, Any] = copy.deepcopy(DIGITS)
+    made["metadata"]["name"] = name
+    made["spec"].update(spec)
+    return made
+
+
+@pytest.fixture(scope="module")
+def served(installation: Installation) -> Space:
+    """A namespace with a model that is ready; tests leave it ready."""
+    space = installation.space("served")
+    space.apply(digits())
+    space.wait("digits", is_ready, 600)
+    return space
+
+
+def writes(space: Space) -> list[str]:
+    """Versions of all that the operator writes in a namespace."""
+    return [o["metadata"]["resourceVersion"] for kind in ("om", "jobs", "deployments", "services", "networkpolicies") for o in space.get(kind)]
+
+
+def test_status_tells_the_truth(served: Space) -> None:
+    model = served.model("digits")
+    target = model["status"]["targets"][0]
+    revision = served.get("deployment", f"digits-cpu-{target['revision']}")
+    pods = served.get("pods", "", "--selector", "burnish.dev/component=server")
+    assert (target["state"], target["replicas"], target["readyReplicas"]) == ("Serving", 1, 1)
+    assert revision["metadata"]["annotations"]["burnish.dev/artifact"] == target["artifact"]["digest"]
+    assert [p["metadata"]["labels"]["burnish.dev/revision"] for p in pods] == [target["revision"]]
+    assert (model["status"]["replicas"], model["status"]["phase"]) == (1, "Ready")
+    assert served.get("service", "digits")["spec"]["selector"]["burnish.dev/revision"] == target["revision"]
+    assert model["status"]["selector"] == ",".join(f"{k}={v}" for k, v in sorted(served.get("service", "digits")["spec"]["selector"].items()))
+    assert target["measurements"][0]["speedup"]["p50"]
+    assert infer(served.address("digits"), "digits") == infer(served.address("digits-cpu"), "digits")
+    columns = served.kubectl("get", "om", "digits").splitlines()[1].split()
+    assert columns[:3] == ["digits", "True", "Ready"]
+
+
+def test_settled_model_is_left_alone(served: Space) -> None:
+    before = writes(served)
+    served.apply(digits())
+    time.sleep(5)
+    assert writes(served) == before
+
+
+def test_failing_edit_leaves_the_old_revision_serving(served: Space) -> None:
+    revision = served.model("digits")["status"]["targets"][0]["revision"]
+    with Traffic(served.address("digits"), "digits") as traffic:
+        served.apply(digits(constraints={"minSpeedup": "50"}))
+        refused = served.wait("digits", is_stalled)
+        assert refused["status"]["lastFailure"]["reason"] == "SpeedupBelowLimit"
+        assert refused["status"]["phase"] == "Refused"
+        assert refused["status"]["targets"][0]["revision"] == revision
+        assert condition(refused, "ServingReady")["status"] == "True"
+        served.apply(digits(constraints={"minSpeedup": "50", "onInfeasible": "KeepCurrent"}))
+        kept = served.wait("digits", is_ready)
+        assert condition(kept, "Ready")["reason"] == "CurrentKept"
+        served.apply(digits())
+        served.wait("digits", lambda m: is_ready(m) and condition(m, "Ready")["reason"] == "Serving")
+    assert traffic.failures == []
+    assert served.model("digits")["status"]["targets"][0]["revision"] == revision
+
+
+def test_rolls_there_and_back_lose_no_request(served: Space) -> None:
+    first = served.model("digits")["status"]["targets"][0]["revision"]
+    other = digits()
+    other["spec"]["targets"][0]["pods"] = {"tolerations": [{"key": "example.org/other", "operator": "Exists"}]}
+    with Traffic(served.address("digits"), "digits") as traffic:
+        for manifest in (other, digits()):
+            served.apply(manifest)
+            served.wait("digits", is_ready)
+            time.sleep(2)
+    assert traffic.failures == []
+    assert min(traffic.counts.values()) > 100
+    assert served.model("digits")["status"]["targets"][0]["revision"] == first
+    assert len(served.get("deployments")) == 1
+
+
+def test_dead_backend_is_noticed_and_started_again(served: Space) -> None:
+    pod = served.get("pods", "", "--selector", "burnish.dev/component=server")[0]["metadata"]["name"]
+    served.kubectl("exec", pod, "-c", "triton", "--", "python3", "-c", KILL_STUBS)
+    deadline = time.monotonic() + 90
+    while _restarts(served, pod) == 0:
+        assert time.monotonic() < deadline, "the container was not restarted"
+        time.sleep(1)
+    served.kubectl("wait", "--for=condition=Ready", f"pod/{pod}", "--timeout=90s")
+    infer(served.address("digits"), "digits")
+
+
+KILL_STUBS = """
+import os, signal
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    if b"triton_python_backend_stub" in open(f"/proc/{pid}/cmdline", "rb").read():
+        os.kill(int(pid), signal.SIGKILL)
+"""
+
+
+def _restarts(space: Space, pod: str) -> int:
+    statuses = space.get("pod", pod)["status"]["containerStatuses"]
+    return next(int(s["restartCount"]) for s in statuses if s["name"] == "triton")
+
+
+def test_wrong_byte_in_the_store_is_never_served(served: Space, installation: Installation) -> None:
+    """The pod of a new revision never gets ready; what serves goes on."""
+    model = served.model("digits")
+    before = model["status"]["targets"][0]["revision"]
+    files = installation.files()
+    largest = max((f for f in files.find("burnish/demo", detail=True).values() if "/blobs/" in f["name"] and "/served/" in f["name"]), key=_size)
+    content = files.cat_file(largest["name"])
+    try:
+        files.pipe_file(largest["name"], content[:-1] + bytes([content[-1] ^ 1]))
+        changed = digits()
+        changed["spec"]["targets"][0]["pods"] = {"tolerations": [{"key": "example.org/corrupted", "operator": "Exists"}]}
+        served.apply(changed)
+        found = served.wait("digits", lambda m: condition(m, "RolloutComplete").get("reason") == "StoreCorrupted", 120)
+        assert condition(found, "ServingReady")["status"] == "True"
+        assert found["status"]["targets"][0]["revision"] == before
+        infer(served.address("digits"), "digits")
+    finally:
+        files.pipe_file(largest["name"], content)
+        served.apply(digits())
+    served.wait("digits", is_ready)
+
+
+def _size(facts: dict[str, Any]) -> int:
+    return int(facts["size"])
+
+
+def test_suspend_and_scale(served: Space) -> None:
+    served.kubectl("scale", "om", "digits", "--replicas=2")
+    served.wait("digits", lambda m: m["status"]["targets"][0].get("readyReplicas") == 2 and is_ready(m))
+    assert served.model("digits")["status"]["replicas"] == 2
+    served.kubectl("scale", "om", "digits", "--replicas=1")
+    served.wait("digits", lambda m: m["status"]["targets"][0].get("replicas") == 1 and is_ready(m))
+
+
+def test_deleted_model_leaves_nothing(space: Space) -> None:
+    space.apply(digits())
+    space.wait("digits", is_ready)
+    space.kubectl("delete", "om", "digits", "--wait=true")
+    deadline = time.monotonic() + 60
+    while any(space.get(kind) for kind in ("jobs", "deployments", "services", "networkpolicies", "pods")):
+        assert time.monotonic() < deadline, "children are left"
+        time.sleep(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "words"),
+    [
+        ({"source": {"uri": "s3://models/digits/none.onnx", "secretRef": {"name": "models"}}}, "SourceNotFound", "s3://models/digits/none.onnx"),
+        ({"source": {"uri": "s3://models/digits/model.onnx", "secretRef": {"name": "nosecret"}}}, "SecretNotFound", "kubectl create secret"),
+        ({"source": {"uri": "s3://models/digits/evaluation.npz", "secretRef": {"name": "models"}}}, "NotOnnx", ""),
+        ({"source": {"uri": "https://10.200.0.1/model.onnx"}}, "UnsafeSource", "private address"),
+    ],
+)
+def test_bad_source_is_told_on_the_object(installation: Installation, served: Space, change: dict[str, Any], reason: str, words: str) -> None:
+    space = installation.space("bad-sources")
+    space.apply(digits(reason.lower(), **change))
+    found = space.wait(reason.lower(), is_stalled, 120)
+    failure = found["status"]["lastFailure"]
+    assert failure["reason"] == reason
+    assert words in failure["message"]
+    assert "demo-secret" not in json.dumps(found)
+    assert space.get("deployments", "", "--selector", f"burnish.dev/model={reason.lower()}") == []
+    assert condition(served.model("digits"), "Ready")["status"] == "True"
+
+
+def test_no_secret_anywhere(installation: Installation, served: Space) -> None:
+    """Events, status, and every log of the operator and of all Jobs."""
+    told = [json.dumps(served.get("events")), json.dumps(served.get("om"))]
+    told.append(installation.kubectl("logs", "--namespace", "burnish-system", "deployment/burnish-controller"))
+    for pod in served.get("pods"):
+        told.append(served.kubectl("logs", pod["metadata"]["name"], "--all-containers"))
+    assert all("demo-secret" not in text for text in told)
