@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
-import sys
 import threading
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from demo import first_sample
 from installation import ROOT
 
