@@ -419,15 +419,23 @@ def test_output_that_the_model_does_not_have_is_refused(refused):
 
 
 @pytest.mark.parametrize(
-    ("quantize", "reason", "said"),
+    ("entries", "reason", "said"),
     [
-        ({"mode": "Static"}, "CalibrationMissing", "spec.datasets.calibration"),
-        ({"mode": "Dynamic", "excludedNodes": ["layer9"]}, "PassNotApplicable", "layer0"),
+        ([{"mode": "Static"}], "CalibrationMissing", "spec.datasets.calibration"),
+        ([{"mode": "Dynamic"}, {"precision": "FP16"}], "PassNotApplicable", "spec.passes[1]"),
+        ([{"mode": "Dynamic", "precision": "FP16"}], "InvalidManifest", "spec.passes[0].quantize.mode"),
+        ([{"excludedNodes": ["layer0", "layer0"]}], "InvalidManifest", "spec.passes[0].quantize.excludedNodes"),
     ],
 )
-def test_pass_that_cannot_be_met_is_refused(refused, quantize, reason, said):
-    failure = refused({"passes": [{"type": "Quantize", "quantize": quantize}]}, reason)
-    assert (failure["step"], said in failure["message"]) == ("export", True), "before anything is built"
+def test_passes_that_no_model_could_meet_are_refused_when_the_manifest_is_read(project, make_spec, entries, reason, said):
+    ran = project.run(project.write(make_spec(passes=[{"type": "Quantize", "quantize": options} for options in entries])))
+    assert (ran.code, ran.steps, ran.failure["reason"]) == (2, [], reason)
+    assert said in ran.failure["message"]
+
+
+def test_excluded_node_that_the_graph_does_not_have_is_refused(refused):
+    failure = refused({"passes": [{"type": "Quantize", "quantize": {"mode": "Dynamic", "excludedNodes": ["layer9"]}}]}, "PassNotApplicable")
+    assert (failure["step"], "layer0" in failure["message"]) == ("export", True), "before anything is built"
 
 
 def test_resources_that_the_machine_does_not_have_are_refused(refused):

@@ -89,7 +89,7 @@ def test_batched_model_whose_output_counts_something_else_is_refused_at_export(p
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"passes": [{"type": "Quantize", "quantize": {"mode": "Static"}}]}, "CalibrationMissing"),
+        ({"passes": [{"type": "Quantize", "quantize": {"excludedNodes": ["nowhere"]}}]}, "PassNotApplicable"),
         ({"datasets": {"evaluation": {"uri": "file:data.npz", "metric": "Accuracy"}}}, "InvalidDataset"),
     ],
 )

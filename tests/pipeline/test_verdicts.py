@@ -45,7 +45,7 @@ def three_targets(tmp_path_factory, make_project, make_spec):
     """One manifest, three fates: convert only; a candidate that is worse; a request that can't be met."""
     project = make_project(tmp_path_factory.mktemp("three"))
     save_outliers(project.path)
-    passes = {"plain": [], "worse": [DYNAMIC], "static": [{"type": "Quantize", "quantize": {"mode": "Static"}}]}
+    passes = {"plain": [], "worse": [DYNAMIC], "unmet": [{"type": "Quantize", "quantize": {"mode": "Dynamic", "excludedNodes": ["nowhere"]}}]}
     spec = make_spec(
         datasets={"evaluation": {"uri": "file:data.npz", "metric": "Accuracy"}},
         targets=[{"name": name, "runtime": "ONNXRuntime", "resources": {"memory": "1Gi"}, "passes": entries} for name, entries in passes.items()],
@@ -64,7 +64,7 @@ def test_several_targets_each_have_their_state_and_the_highest_exit_code_counts(
     assert {name: (t["state"], t["reason"]) for name, t in targets(ran).items()} == {
         "plain": ("Published", "Published"),
         "worse": ("Refused", "ScoreBelowLimit"),
-        "static": ("Failed", "CalibrationMissing"),
+        "unmet": ("Failed", "PassNotApplicable"),
     }
     assert ran.status["phase"] == "Failed"
     assert ran.conditions["Ready"][0] == "False"

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+from burnish.errors import Reason
+
 
 class FieldError(ValueError):
     """A rule between fields is broken. `field` is the path, from the model that holds the validator, of the field to change."""
 
-    def __init__(self, field: str, message: str) -> None:
+    def __init__(self, field: str, message: str, reason: Reason = Reason.InvalidManifest) -> None:
         super().__init__(message)
         self.field = field
+        self.reason = reason
 
 
 class ApiModel(BaseModel):

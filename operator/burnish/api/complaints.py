@@ -20,6 +20,7 @@ from burnish.api.base import FieldError
 from burnish.api.schema import Schema
 from burnish.api.uris import scrub, scrub_if_uri
 from burnish.api.yaml_reader import is_plain, show
+from burnish.errors import Reason
 
 _LINE_LIMIT = 600
 _PATTERNS = {
@@ -30,6 +31,9 @@ _PATTERNS = {
     scalars.LINE_PATTERN: "one line of text without control characters",
     scalars.NAMESPACE_PATTERN: "a name of lower-case letters, digits and '-'",
     names.NAME_PATTERN: "a name of lower-case letters, digits and '-' that begins with a letter",
+    scalars.SUBDOMAIN_PATTERN: "a name of lower-case letters, digits, '-' and '.'",
+    scalars.LABEL_KEY_PATTERN: "a label's key (letters, digits, '-', '_', '.', and maybe a domain and '/' before them)",
+    scalars.LABEL_VALUE_PATTERN: "a label's value (letters, digits, '-', '_' and '.')",
 }
 _SOURCES_OF_BOOLEANS = {True: "yes, on, y and true", False: "no, off, n and false"}
 
@@ -40,6 +44,7 @@ class Complaint:
 
     field: str
     message: str
+    reason: Reason = Reason.InvalidManifest
 
     def __str__(self) -> str:
         return f"{self.field}: {self.message}" if self.field else self.message
@@ -62,8 +67,22 @@ def explain(error: Mapping[str, Any], root: Schema, document: Any) -> Complaint:
         return _complaint(location, f"is {'empty' if location[-1] in parent else 'missing'}; {_cure(str(location[-1]), node)}")
     if error["type"] == "value_error":
         cause = error["ctx"]["error"]
-        return _complaint(location, str(cause), cause.field if isinstance(cause, FieldError) else "")
+        if not isinstance(cause, FieldError):
+            return _complaint(location, str(cause))
+        return dataclasses.replace(_complaint(location, str(cause), cause.field), reason=cause.reason)
     return _complaint(location, _wrong(location, node, value))
+
+
+def about_pattern(name: str, node: Schema, *, in_list: bool = False) -> str:
+    """What to say of a text that does not match its field's pattern, whatever it is; empty where there are no words for the pattern.
+
+    Args:
+        name: the field's.
+        node: its flattened schema.
+        in_list: the text is an entry of a list of that name.
+    """
+    words = _PATTERNS.get(node.get("pattern", ""))
+    return f"is not {words}; {_cure(name, node, in_list)}" if words else ""
 
 
 def non_finite(document: Any, root: Schema, location: tuple[str | int, ...] = ()) -> list[Complaint]:

@@ -57,7 +57,8 @@ def loads(text: str, source: str = "manifest") -> OptimizedModel:
         source: what to call it in messages, such as the file's name.
 
     Raises:
-        BurnishError: InvalidManifest. The message has one line per wrong field (the first 20); `field` is set where it is only one.
+        BurnishError: InvalidManifest. The message has one line per wrong field (the first 20); `field` is set where it is only one. PassNotApplicable,
+            CalibrationMissing: the only thing wrong is a list of passes that its runtime can't meet.
     """
     return parse(_select(yaml_reader.read(text, source), source))
 
@@ -124,7 +125,7 @@ def _without_empty(value: Any) -> Any:
 
 def _error(wrong: list[complaints.Complaint]) -> BurnishError:
     if len(wrong) == 1:
-        return BurnishError(Reason.InvalidManifest, wrong[0].message, field=wrong[0].field or None)
+        return BurnishError(wrong[0].reason, wrong[0].message, field=wrong[0].field or None)
     lines = [str(complaint) for complaint in wrong[:_MAX_ERRORS]]
     if len(wrong) > _MAX_ERRORS:
         lines.append(f"... and {len(wrong) - _MAX_ERRORS} more")

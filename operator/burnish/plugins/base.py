@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+from burnish.errors import Reason
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -200,6 +202,19 @@ class PassRequest:
     config: PassConfig
 
 
+@dataclasses.dataclass(frozen=True)
+class Objection:
+    """Why a list of passes can't be met, whatever the model is."""
+
+    reason: Reason
+    message: str
+    """What is wrong, and the cure."""
+    position: int
+    """The entry of the list."""
+    field: str = ""
+    """The field below that entry, as the manifest has it."""
+
+
 class Session(abc.ABC):
     """A loaded model, for golden answers and checks without a server."""
 
@@ -217,6 +232,10 @@ class Runtime(abc.ABC):
     """Triton's `backend` in config.pbtxt."""
     model_file: ClassVar[str]
     """File name of the model inside a version directory."""
+
+    @abc.abstractmethod
+    def objection(self, passes: Sequence[PassRequest], *, has_calibration: bool) -> Objection | None:
+        """What can be refused when the manifest is read, before anything is fetched; `lower` refuses it as well. Pure."""
 
     @abc.abstractmethod
     def lower(self, passes: Sequence[PassRequest], graph: GraphFacts, hardware: HardwareClass, *, has_calibration: bool) -> Lowering:

@@ -207,3 +207,24 @@ def test_loads_never_shows_what_may_be_secret_in_a_uri(source: str) -> None:
         manifest.loads(GOOD.replace("{uri: file:digits.onnx}", source))
     assert "source" in str(caught.value) or "h.example" in str(caught.value)
     assert not [secret for secret in ("secretpw", "hunter2", "u:") if secret in str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    ("passes", "datasets", "reason", "field"),
+    [
+        ("[{type: Quantize, quantize: {mode: Static}}]", "{}", Reason.CalibrationMissing, "spec.targets[0].passes[0].quantize.mode"),
+        ("[{type: Quantize}, {type: Quantize}]", "{}", Reason.PassNotApplicable, "spec.targets[0].passes[1]"),
+        ("[{type: Quantize, quantize: {mode: Static}}]", "{calibration: {uri: file:c.npz}}", None, ""),
+    ],
+)
+def test_passes_that_the_runtime_can_not_meet_are_refused_with_the_runtimes_reason(
+    passes: str, datasets: str, reason: Reason | None, field: str
+) -> None:
+    text = GOOD.replace("runtime: ONNXRuntime", f"runtime: ONNXRuntime, passes: {passes}") + f"  datasets: {datasets}\n"
+    if reason is None:
+        manifest.loads(text)
+        return
+    with pytest.raises(BurnishError) as caught:
+        manifest.loads(text)
+    assert (caught.value.reason, caught.value.field) == (reason, field)
+    assert caught.value.exit_code is ExitCode.INVALID

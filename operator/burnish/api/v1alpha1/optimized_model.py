@@ -519,6 +519,16 @@ class Spec(ApiModel):
                 raise FieldError(f"targets[{position}].replicas", "belongs to targets that are not the primary; write spec.serving.replicas instead")
         return self
 
+    @model_validator(mode="after")
+    def _runtimes_meet_passes(self) -> Spec:
+        for position, target in enumerate(self.targets):
+            runtime = registry.runtimes()[target.runtime.value]
+            found = runtime.objection(self.passes_of(target), has_calibration=self.datasets.calibration is not None)
+            if found is not None:
+                where = f"{'passes' if target.passes is None else f'targets[{position}].passes'}[{found.position}]"
+                raise FieldError(f"{where}.{found.field}" if found.field else where, found.message, found.reason)
+        return self
+
     @property
     def primary(self) -> Target:
         """The target that the Service of the resource's own name fronts."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from burnish.plugins import base
 
@@ -39,11 +39,20 @@ class QuantizeConfig(base.PassConfig):
         default_factory=list, description="Names of graph nodes that stay in floating point."
     )
 
-    @model_validator(mode="after")
-    def _mode_belongs_to_int8(self) -> QuantizeConfig:
-        if self.precision is Precision.FP16 and self.mode is not Mode.Auto:
-            raise ValueError("mode belongs to precision INT8; remove mode, or set precision: INT8")
-        return self
+    @field_validator("mode")
+    @classmethod
+    def _mode_belongs_to_int8(cls, value: Mode, info: ValidationInfo) -> Mode:
+        if info.data.get("precision") is Precision.FP16 and value is not Mode.Auto:
+            raise ValueError(f"{value} belongs to precision: INT8, but precision is FP16; remove mode, or set precision: INT8")
+        return value
+
+    @field_validator("excluded_nodes")
+    @classmethod
+    def _each_node_once(cls, value: list[str]) -> list[str]:
+        twice = next((name for position, name in enumerate(value) if name in value[:position]), None)
+        if twice is not None:
+            raise ValueError(f"names {twice!r} twice; keep one")
+        return value
 
 
 class Quantize(base.Pass):

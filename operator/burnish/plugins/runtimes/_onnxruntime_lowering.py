@@ -25,21 +25,34 @@ def lower(passes: Sequence[base.PassRequest], graph: base.GraphFacts, hardware: 
     """The candidates for a list of passes; see `Runtime.lower`."""
     if not passes:
         return base.Lowering(())
-    if len(passes) > 1:
-        raise BurnishError(
-            Reason.PassNotApplicable, "Quantize stands more than once; keep one entry (Auto already tries several ways)", field="spec.passes"
-        )
+    found = objection(passes, has_calibration=has_calibration)
+    if found is not None:
+        field = f"spec.passes[{found.position}]"
+        raise BurnishError(found.reason, found.message, field=f"{field}.{found.field}" if found.field else field)
     config = passes[0].config
-    if passes[0].name != Quantize.name or not isinstance(config, QuantizeConfig):
-        raise BurnishError(Reason.PassNotApplicable, f"ONNXRuntime does not offer the pass {passes[0].name}; remove it", field="spec.passes[0]")
+    assert isinstance(config, QuantizeConfig)  # noqa: S101  # else there was an objection
     _check_excluded(config, graph)
     if config.precision is Precision.FP16:
         return base.Lowering((_fp16(config, graph),))
     if config.mode is Mode.Static:
-        return base.Lowering((_explicit_static(config, graph, hardware, has_calibration=has_calibration),))
+        return base.Lowering((_explicit_static(config, graph, hardware),))
     if config.mode is Mode.Dynamic:
         return base.Lowering((_explicit_dynamic(config, graph, hardware),))
     return _auto(config, graph, hardware, has_calibration=has_calibration)
+
+
+def objection(passes: Sequence[base.PassRequest], *, has_calibration: bool) -> base.Objection | None:
+    """What of a list of passes can't be met whatever the graph is; see `Runtime.objection`."""
+    for position, entry in enumerate(passes):
+        if entry.name != Quantize.name or not isinstance(entry.config, QuantizeConfig):
+            return base.Objection(Reason.PassNotApplicable, f"ONNXRuntime does not offer the pass {entry.name}; remove it", position)
+        if position:
+            why = "is a second Quantize, and a quantized graph is not quantized again; keep one entry (mode: Auto tries several ways)"
+            return base.Objection(Reason.PassNotApplicable, why, position)
+        if entry.config.precision is Precision.INT8 and entry.config.mode is Mode.Static and not has_calibration:
+            why = "Static fixes activation scales from data and there is none; set spec.datasets.calibration, or use mode: Auto or Dynamic"
+            return base.Objection(Reason.CalibrationMissing, why, position, "quantize.mode")
+    return None
 
 
 def _auto(config: QuantizeConfig, graph: base.GraphFacts, hardware: base.HardwareClass, *, has_calibration: bool) -> base.Lowering:
@@ -65,13 +78,7 @@ def _auto(config: QuantizeConfig, graph: base.GraphFacts, hardware: base.Hardwar
 _ENDS_WORTHWHILE = 3
 
 
-def _explicit_static(config: QuantizeConfig, graph: base.GraphFacts, hardware: base.HardwareClass, *, has_calibration: bool) -> base.Recipe:
-    if not has_calibration:
-        raise BurnishError(
-            Reason.CalibrationMissing,
-            "mode: Static fixes activation scales from data and there is none; set spec.datasets.calibration, or use mode: Auto or Dynamic",
-            field="spec.datasets.calibration",
-        )
+def _explicit_static(config: QuantizeConfig, graph: base.GraphFacts, hardware: base.HardwareClass) -> base.Recipe:
     if not _count(graph, STATIC_OPS):
         raise _not_applicable("Static", _nothing_for(STATIC_OPS))
     return _static(config, hardware)

@@ -22,6 +22,10 @@ class OnnxRuntime(base.Runtime):
     backend: ClassVar[str] = "onnxruntime"
     model_file: ClassVar[str] = "model.onnx"
 
+    def objection(self, passes: Sequence[base.PassRequest], *, has_calibration: bool) -> base.Objection | None:
+        """What no graph could make right: a second pass, static quantization without data."""
+        return lowering.objection(passes, has_calibration=has_calibration)
+
     def lower(
         self, passes: Sequence[base.PassRequest], graph: base.GraphFacts, hardware: base.HardwareClass, *, has_calibration: bool
     ) -> base.Lowering:

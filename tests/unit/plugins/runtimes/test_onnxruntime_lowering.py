@@ -79,7 +79,7 @@ def test_static_builds_one_candidate_and_needs_data(vnni: base.HardwareClass) ->
     with pytest.raises(BurnishError) as caught:
         _lower(CNN, vnni, config, has_calibration=False)
     assert caught.value.reason is Reason.CalibrationMissing
-    assert caught.value.field == "spec.datasets.calibration"
+    assert caught.value.field == "spec.passes[0].quantize.mode"
 
 
 @pytest.mark.parametrize(
