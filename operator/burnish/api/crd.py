@@ -3,8 +3,8 @@
 Kubernetes takes only structural schemas, asks for bounds on every list and text before it runs rules over them, and merges lists by key where
 it is told the key. `burnish.api.schema` does the flattening; here the Kubernetes parts are added.
 
-Rules between fields are not in the CRD yet: pydantic checks them, on the client and in the operator. Unknown fields are refused by kubectl's
-own strict validation and dropped by the apiserver.
+What a schema can't say, or not in words, the apiserver checks by rules (`burnish.api.rules`): on the spec only, because the status is the operator's.
+Unknown fields are refused by kubectl's own strict validation and dropped by the apiserver.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from burnish import names
-from burnish.api import schema
+from burnish.api import rules, schema
 from burnish.api.schema import Schema
 from burnish.api.v1alpha1.optimized_model import OptimizedModel
 
@@ -54,6 +54,16 @@ COLUMNS = (
 )
 
 
+SCALE = {
+    "specReplicasPath": ".spec.serving.replicas",
+    "statusReplicasPath": ".status.replicas",
+    "labelSelectorPath": ".status.selector",
+}
+"""What `kubectl scale` and autoscalers read and write."""
+_SET_DEFAULTS: dict[str, Any] = {".spec.serving": {}, ".spec.serving.replicas": 1}
+"""Defaults that the apiserver writes into objects: reading the scale of one without replicas is an error there."""
+
+
 def render() -> str:
     """The CRD as YAML. Equal models give equal bytes."""
     return _HEADER + yaml.dump(build_crd(), Dumper=_Dumper, sort_keys=False, width=140, allow_unicode=True)
@@ -89,7 +99,7 @@ def build_crd() -> dict[str, Any]:
                     "name": names.VERSION,
                     "served": True,
                     "storage": True,
-                    "subresources": {"status": {}},
+                    "subresources": {"status": {}, "scale": dict(SCALE)},
                     "additionalPrinterColumns": [_column(column) for column in COLUMNS],
                     "schema": {"openAPIV3Schema": build_schema()},
                 }
@@ -101,29 +111,47 @@ def build_crd() -> dict[str, Any]:
 @functools.cache
 def build_schema() -> Schema:
     """The structural schema of the resource."""
-    made = structural(schema.flatten(OptimizedModel))
+    flat = schema.flatten(OptimizedModel)
+    made = structural(flat)
     fields = made["properties"]
-    # The apiserver owns these three; of metadata a schema may restrict the name only.
+    # The apiserver owns these three; of metadata a schema may restrict the name only, and a rule on it has its place at the root.
     fields["apiVersion"], fields["kind"] = {"type": "string"}, {"type": "string"}
-    fields["metadata"] = {"type": "object", "properties": {"name": fields["metadata"]["properties"]["name"]}}
+    name = fields["metadata"]["properties"]["name"]
+    fields["metadata"] = {"type": "object", "properties": {"name": {key: name[key] for key in ("description", "type", "maxLength")}}}
+    fields["status"] = structural(flat["properties"]["status"], has_rules=False)
     made["required"] = ["spec"]
     return made
 
 
-def structural(node: Schema) -> Schema:
-    """A flattened schema as Kubernetes wants it: allowed keys only, list types, integers of 64 bits, quantities as int-or-string."""
-    described = {"description": text} if (text := _description(node)) else {}
+def structural(node: Schema, *, path: str = "", has_rules: bool = True) -> Schema:
+    """A flattened schema as Kubernetes wants it: allowed keys only, list types, integers of 64 bits, quantities as int-or-string.
+
+    Args:
+        node: the flattened schema.
+        path: where it stands, such as `.spec.inputs[].shape`.
+        has_rules: with the rules of `burnish.api.rules`; a rule on a text takes the place of its pattern, so that one thing is told once.
+    """
+    made: Schema = {"description": text} if (text := _description(node)) else {}
+    in_list, name = path.endswith("[]"), path.removesuffix("[]").rpartition(".")[2]
+    validations = [*rules.of_object(node), *rules.of_scalar(name, node, in_list=in_list)] if has_rules else []
     if node.get(_INT_OR_STRING):
-        bounds = {key: node[key] for key in ("pattern", "maxLength")}
-        return {**described, "anyOf": [{"type": "integer"}, {"type": "string"}], **bounds, _INT_OR_STRING: True}
-    made: Schema = {**described, **{key: node[key] for key in _KEYS if key in node}}
-    if node["type"] == "integer":
+        made.update({"anyOf": [{"type": "integer"}, {"type": "string"}], _INT_OR_STRING: True})
+    made.update({key: node[key] for key in _KEYS if key in node and not (key == "type" and _INT_OR_STRING in made)})
+    if validations:
+        made.pop("pattern", None)
+    if made.get("type") == "integer":
         made["format"] = "int64"
+    if path in _SET_DEFAULTS:
+        made["default"] = _SET_DEFAULTS[path]
     if "properties" in node:
-        made["properties"] = {name: structural(child) for name, child in node["properties"].items()}
+        made["properties"] = {key: structural(child, path=f"{path}.{key}", has_rules=has_rules) for key, child in node["properties"].items()}
     if "items" in node:
-        made["items"] = structural(node["items"])
-        made.update(_list_type(node["items"]))
+        made["items"] = structural(node["items"], path=f"{path}[]", has_rules=has_rules)
+        merged = _list_type(node["items"])
+        made.update(merged)
+        validations += rules.of_list(node, merged.get("x-kubernetes-list-map-keys", [])) if has_rules else []
+    if validations:
+        made["x-kubernetes-validations"] = [rule.render() for rule in validations]
     return made
 
 
@@ -137,11 +165,13 @@ def _description(node: Schema) -> str:
 
 
 def _list_type(items: Schema) -> Schema:
-    """A list whose entries have a key is merged by it in server-side apply; any other is replaced as a whole."""
+    """A list whose entries have a key is merged by it in server-side apply, and one of texts holds each once; any other is replaced as a whole."""
     key = next((key for key in ("name", "axis") if key in items.get("required", ())), None)
     if {"type", "lastTransitionTime"} <= set(items.get("required", ())):
         key = "type"  # conditions
-    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]} if key else {"x-kubernetes-list-type": "atomic"}
+    if key is None:
+        return {"x-kubernetes-list-type": "set" if items.get("type") == "string" else "atomic"}
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
 def _column(column: Column) -> dict[str, Any]:

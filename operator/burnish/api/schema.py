@@ -18,13 +18,13 @@ _DROPPED = frozenset({"title", "additionalProperties", "$defs", "discriminator",
 
 def flatten(model: type[BaseModel]) -> Schema:
     """The schema of `model` without references: `type`, `properties`, `required`, `items`, `enum`, bounds, `pattern`, `description`, `default`,
-    `examples`; fields in the order of the class, under their camelCase names.
+    `examples`; fields in the order of the class, under their camelCase names. `x-model` says which class an object is of.
 
     Raises:
         ValueError: the model holds something that a structural schema can't say (a real union, a free map, a tuple of mixed types).
     """
     raw = model.model_json_schema(by_alias=True, mode="validation")
-    flat = _inline(raw, raw.get("$defs", {}), model.__name__)
+    flat = _inline({**raw, "x-model": model.__name__}, raw.get("$defs", {}), model.__name__)
     return copy.deepcopy(flat)
 
 
@@ -52,7 +52,10 @@ def _resolve(node: Schema, definitions: dict[str, Schema], where: str) -> Schema
     """Follow `$ref` and take null out of a union; what stands beside them (description, default) wins over what they point to."""
     beside = {key: value for key, value in node.items() if key not in {"$ref", "anyOf", "allOf"}}
     if "$ref" in node:
-        target = definitions[node["$ref"].rsplit("/", 1)[1]]
+        name = node["$ref"].rsplit("/", 1)[1]
+        target = definitions[name]
+        if "properties" in target:
+            target = {**target, "x-model": name}
     elif "anyOf" in node or "allOf" in node:
         members = [member for member in [*node.get("anyOf", ()), *node.get("allOf", ())] if member.get("type") != "null"]
         if len(members) != 1:

@@ -5,6 +5,7 @@ A real apiserver has the last word; these are the rules it applies that can be c
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from enum import StrEnum
@@ -13,11 +14,13 @@ from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
-from pydantic import Field
+from pydantic import BaseModel, Field
 
-from burnish.api import crd, schema
+from burnish.api import crd, rules, schema
 from burnish.api.base import ApiModel
 from burnish.api.scalars import Decimal, Duration, Quantity, Time
+from burnish.api.v1alpha1 import optimized_model
+from burnish.api.v1alpha1.optimized_model import OptimizedModel, Serving
 from burnish.api.v1alpha1.status import Condition
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "crd"
@@ -25,9 +28,9 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 
 ALLOWED = {
     *("type", "format", "description", "enum", "pattern", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems"),
-    *("properties", "required", "items", "x-kubernetes-list-type", "x-kubernetes-list-map-keys"),
+    *("properties", "required", "items", "default", "x-kubernetes-list-type", "x-kubernetes-list-map-keys", "x-kubernetes-validations"),
 }
-INT_OR_STRING = {"description", "anyOf", "pattern", "maxLength", "x-kubernetes-int-or-string"}
+INT_OR_STRING = {"description", "anyOf", "pattern", "maxLength", "x-kubernetes-int-or-string", "x-kubernetes-validations"}
 
 
 def walk(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -86,7 +89,8 @@ def test_lists_say_how_they_merge_and_keys_are_required() -> None:
     for path, node in NODES:
         if node.get("type") != "array":
             continue
-        assert node["x-kubernetes-list-type"] in {"map", "atomic"}, path
+        assert node["x-kubernetes-list-type"] in {"map", "atomic", "set"}, path
+        assert (node["x-kubernetes-list-type"] == "set") == (node["items"]["type"] == "string"), path
         if node["x-kubernetes-list-type"] == "map":
             (key,) = node["x-kubernetes-list-map-keys"]
             assert key in node["items"]["required"], path
@@ -145,9 +149,65 @@ def test_crd_names_fit_together() -> None:
     assert made["metadata"]["name"] == f"{made['spec']['names']['plural']}.{made['spec']['group']}"
     assert made["spec"]["names"]["shortNames"] == ["om"]
     (version,) = made["spec"]["versions"]
-    assert version["subresources"] == {"status": {}}
+    assert set(version["subresources"]) == {"status", "scale"}
     assert (version["served"], version["storage"]) == (True, True)
     assert made == crd.build_crd()
+
+
+def test_scale_has_its_fields_and_replicas_are_always_there() -> None:
+    """GET scale of an object without them is an error of the apiserver."""
+    nodes = dict(NODES)
+    replicas = nodes[crd.SCALE["specReplicasPath"]]
+    assert (replicas["type"], nodes[crd.SCALE["statusReplicasPath"]]["type"], nodes[crd.SCALE["labelSelectorPath"]]["type"]) == (
+        "integer",
+        "integer",
+        "string",
+    )
+    assert {path: node["default"] for path, node in NODES if "default" in node} == {".spec.serving": {}, ".spec.serving.replicas": 1}
+    assert Serving().replicas == 1
+
+
+def test_rules_tell_what_is_wrong_and_the_cure_on_one_line() -> None:
+    checked = 0
+    for path, node in NODES:
+        for rule in node.get("x-kubernetes-validations", ()):
+            checked += 1
+            assert set(rule) <= {"rule", "message", "messageExpression", "fieldPath"}, path
+            assert "; " in rule["message"], path
+            assert rule["message"].isprintable(), path
+            assert len(rule["message"]) <= 2048, path
+            if "fieldPath" in rule:
+                assert path + rule["fieldPath"] in dict(NODES), path
+    assert checked > 80
+
+
+def test_rules_are_on_the_spec_only_and_each_text_has_words_for_its_pattern() -> None:
+    for path, node in OURS:
+        if path.startswith(".spec"):
+            assert "pattern" not in node, path
+        else:
+            assert "x-kubernetes-validations" not in node, path
+
+
+def test_every_model_with_rules_is_in_the_schema() -> None:
+    """A model that was renamed would lose its rules in silence."""
+    assert set(rules._BY_MODEL) <= set(re.findall(r'"x-model": "(\w+)"', json.dumps(schema.flatten(OptimizedModel))))
+
+
+def test_every_validator_of_the_models_has_a_rule_beside_it() -> None:
+    """What the models refuse between fields, the apiserver refuses too (in which words: tests/cluster/test_crd.py)."""
+    flat = json.dumps(schema.flatten(OptimizedModel))
+    checked = {
+        name: model
+        for name, model in vars(optimized_model).items()
+        if isinstance(model, type)
+        and issubclass(model, BaseModel)
+        and f'"x-model": "{name}"' in flat
+        and model.__pydantic_decorators__.model_validators
+    }
+    assert checked
+    without = {name for name in checked if name not in rules._BY_MODEL}
+    assert without == {"PassEntry"}  # made from the registry, where there is more than one pass
 
 
 def unknown_fields(value: Any, node: dict[str, Any], path: str = "") -> Iterator[str]:

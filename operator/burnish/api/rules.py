@@ -1,0 +1,245 @@
+"""The rules that the apiserver checks at apply (CEL): what a schema can't say, and what it can say but not in words.
+
+Whoever applies a manifest reads the refusal then and there, so each rule's message names what is wrong and the cure, as the models' own messages do.
+Rules between fields stand in a table under the name of the model that holds the fields, each the twin of a validator there; those of one text (a
+duration, a name) are made from its pattern. Two are the cluster's own: `file:` is no source there, and a manifest on a cluster holds no credentials.
+
+The apiserver bounds what all rules together may cost, from the bounds of lists and texts; a rule on an unbounded one is refused with the CRD.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from burnish import names
+from burnish.api import complaints, scalars
+from burnish.api.schema import Schema
+from burnish.plugins import registry
+
+_MESSAGE_LIMIT = 2048
+
+
+class Rule(NamedTuple):
+    """A claim about one object that has to hold.
+
+    `field` is the path of the field to change, from that object (`.constraints.score`). `told` is a CEL expression for the message, where it shows
+    values; `message` stands in where that can't be computed.
+    """
+
+    expression: str
+    message: str
+    field: str = ""
+    told: str = ""
+
+    def render(self) -> dict[str, Any]:
+        """As an entry of `x-kubernetes-validations`."""
+        made = {"rule": self.expression, "message": self.message[:_MESSAGE_LIMIT]}
+        if self.told:
+            made["messageExpression"] = self.told
+        return {**made, "fieldPath": self.field} if self.field else made
+
+
+_LOADS = "(has(self.measurement) && has(self.measurement.loads) ? self.measurement.loads.map(l, l.name) : ['single'])"
+_PRIMARY = "(has(self.serving) && has(self.serving.primary) ? self.serving.primary : self.targets[0].name)"
+_CALIBRATED = "(has(self.datasets) && has(self.datasets.calibration))"
+_STATIC = "exists(p, has(p.quantize) && has(p.quantize.mode) && p.quantize.mode == 'Static' && (!has(p.quantize.precision) || p.quantize.precision == 'INT8'))"
+_ONE_QUANTIZE = Rule(
+    "!has(self.passes) || self.passes.filter(p, p.type == 'Quantize').size() <= 1",
+    "holds a second Quantize, and a quantized graph is not quantized again; keep one entry (mode: Auto tries several ways)",
+    ".passes",
+)
+_CPU = "(has(self.cpu) ? string(self.cpu) : '1')"
+_DIFFER = "self.all(a, self.exists_one(b, b.name == a.name))"
+
+_UNKNOWN_PRIMARY = "'spec.targets has no ' + self.serving.primary + '; use the name of one of those there'"
+
+_BY_MODEL: dict[str, tuple[Rule, ...]] = {
+    "OptimizedModel": (
+        Rule(
+            f"self.metadata.name.matches(r'{names.NAME_PATTERN}')",
+            "is not a name of lower-case letters, digits and '-' that begins with a letter (it becomes a Service's); write for example name: digits",
+            ".metadata.name",
+        ),
+    ),
+    "Spec": (
+        Rule(
+            f"!has(self.constraints) || !has(self.constraints.latency) || self.constraints.latency.all(x, x.load in {_LOADS})",
+            "names a load that spec.measurement.loads does not have; use one of them or add it there",
+            ".constraints.latency",
+        ),
+        Rule(
+            "!has(self.constraints) || !has(self.constraints.score) || (has(self.datasets) && has(self.datasets.evaluation))",
+            "needs spec.datasets.evaluation; add evaluation data with a metric, or remove the limit",
+            ".constraints.score",
+        ),
+        Rule(
+            "!has(self.serving) || !has(self.serving.primary) || self.targets.exists(t, t.name == self.serving.primary)",
+            "spec.targets has no target of this name; use one of theirs",
+            ".serving.primary",
+            _UNKNOWN_PRIMARY,
+        ),
+        Rule(
+            f"self.targets.all(t, !has(t.replicas) || t.name != {_PRIMARY})",
+            "replicas belongs to targets that are not the primary; write spec.serving.replicas instead",
+            ".targets",
+        ),
+        Rule(
+            f"{_CALIBRATED} || !has(self.passes) || !self.passes.{_STATIC} || self.targets.all(t, has(t.passes))",
+            "quantize mode Static needs spec.datasets.calibration; add calibration data, or write mode: Auto or Dynamic",
+            ".passes",
+        ),
+        Rule(
+            f"{_CALIBRATED} || !self.targets.exists(t, has(t.passes) && t.passes.{_STATIC})",
+            "quantize mode Static in a target's passes needs spec.datasets.calibration; add calibration data, or write mode: Auto or Dynamic",
+            ".targets",
+        ),
+        _ONE_QUANTIZE,
+    ),
+    "Target": (_ONE_QUANTIZE,),
+    "Input": (
+        Rule("!has(self.shape) || self.shape.all(n, n != 0)", "holds a 0; write the size, or -1 where it varies", ".shape"),
+        Rule(
+            "!has(self.shape) || !has(self.dynamic) || self.dynamic.all(d, d.axis < self.shape.size())",
+            "names an axis that is outside shape; axes count from 0",
+            ".dynamic",
+        ),
+        Rule(
+            "!has(self.shape) || !has(self.dynamic) || self.dynamic.all(d, d.axis >= self.shape.size() || self.shape[d.axis] == -1)",
+            "names an axis that has a fixed size in shape; write -1 there",
+            ".dynamic",
+        ),
+    ),
+    "DynamicAxis": (
+        Rule("(has(self.min) ? self.min : 1) <= self.opt && self.opt <= self.max", "min <= opt <= max does not hold; order the three values", ".opt"),
+        Rule(
+            "!has(self.multipleOf) || (self.opt % self.multipleOf == 0 && self.max % self.multipleOf == 0)",
+            "opt and max must be multiples of it; change one of the three",
+            ".multipleOf",
+        ),
+    ),
+    "IntegerRange": (Rule("self.min <= self.max", "exceeds max; swap them", ".min"),),
+    "Evaluation": (
+        Rule(
+            "self.metric != 'Accuracy' || !has(self.decode) || self.decode == 'ArgMax'",
+            "metric Accuracy needs decode: ArgMax; write that, or use metric: Agreement",
+            ".decode",
+        ),
+    ),
+    "QuantizeConfig": (
+        Rule(
+            "!has(self.precision) || self.precision != 'FP16' || !has(self.mode) || self.mode == 'Auto'",
+            "mode belongs to precision INT8; remove mode, or set precision: INT8",
+            ".mode",
+        ),
+    ),
+    "Resources": (
+        Rule(
+            "!has(self.cpu) || !isQuantity(string(self.cpu)) || (quantity(string(self.cpu)).compareTo(quantity('10m')) >= 0"
+            " && quantity(string(self.cpu)).compareTo(quantity('1024')) <= 0)",
+            'so many cores can\'t be held; write a quantity between 10m and 1024, such as cpu: "1"',
+            ".cpu",
+        ),
+        Rule(
+            "!has(self.memory) || !isQuantity(string(self.memory)) || quantity(string(self.memory)).compareTo(quantity('64Mi')) >= 0",
+            "is too little for Triton itself; write at least 64Mi, such as memory: 2Gi",
+            ".memory",
+        ),
+        Rule(
+            f"!has(self.cpuRequest) || !isQuantity(string(self.cpuRequest)) || !isQuantity({_CPU}) ||"
+            f" (quantity(string(self.cpuRequest)).compareTo(quantity('0')) > 0 && quantity(string(self.cpuRequest)).compareTo(quantity({_CPU})) <= 0)",
+            "is not between 0 and the limit cpu; lower it, or leave it out",
+            ".cpuRequest",
+        ),
+    ),
+    "Accelerator": tuple(
+        Rule(
+            f"!has(self.{field}) || (has(self.type) && self.type == 'GPU')",
+            "belongs to type: GPU, but type is CPU; remove it or change type",
+            f".{field}",
+        )
+        for field in ("product", "count", "resource")
+    ),
+    "Toleration": (
+        Rule(
+            "has(self.value) == (!has(self.operator) || self.operator == 'Equal')",
+            "stands with operator: Equal, and only there; add it or write operator: Exists",
+            ".value",
+        ),
+    ),
+    "EquivalenceLimit": (
+        Rule(
+            f"!self.minCosine.matches(r'{scalars.DECIMAL_PATTERN}') || double(self.minCosine) <= 1.0",
+            'such a cosine is out of reach; write a decimal between 0 and 1, such as minCosine: "0.99"',
+            ".minCosine",
+        ),
+    ),
+    "DynamicBatching": (
+        Rule(
+            "!has(self.preferredBatchSizes) || self.preferredBatchSizes.all(n, n <= (has(self.maxBatchSize) ? self.maxBatchSize : 8))",
+            "holds a size above maxBatchSize (8 where it is not written); raise that, or remove the size",
+            ".preferredBatchSizes",
+        ),
+    ),
+}
+_URI = (
+    Rule(
+        "!self.matches('^(?i)file:')",
+        "is a file of one machine, and a cluster has many; put it into a bucket (s3:), on a volume (pvc:) or on a server (https:)",
+    ),
+    Rule("!self.matches('^(?i)http:')", "is not encrypted, so anyone on the way can change it; write https:"),
+    Rule(
+        "self == '' || self.matches('^(?i)(https|s3|pvc|file|http):')",
+        "does not begin with a scheme that is known here; write s3://bucket/path, https://host/path or pvc://claim/path",
+    ),
+    Rule(
+        "!self.matches('^[A-Za-z][A-Za-z0-9+.-]*:/*[^/?#]*@')",
+        "carries credentials, and a manifest is no place for them; remove the part before @, and name a Secret in spec.source.secretRef",
+    ),
+    Rule("!self.matches('^(?i)s3:') || self.matches('^(?i)s3://[^/?#]+/+[^/?#][^?#]*$')", "names no object; write s3://bucket/path/to/model.onnx"),
+    Rule("!self.matches('^(?i)pvc:') || self.matches('^(?i)pvc://[^/?#]+/+[^/]')", "names no file on a volume; write pvc://claim/path/to/model.onnx"),
+    Rule(
+        r"!self.matches('^(?i)https:') || self.matches(r'^(?i)https://[^/?#\s]+([/?#]\S*)?$')",
+        "is not a valid URI; write https://host/path, and percent-encode what is not plain text",
+    ),
+)
+
+
+def of_object(node: Schema) -> list[Rule]:
+    """Rules between the fields of an object, by the model that the flattened schema says it is of."""
+    model = node.get("x-model", "")
+    return [*_BY_MODEL.get(model, ()), *(_options_match_type() if model == "PassEntry" else ())]
+
+
+def of_list(node: Schema, keys: list[str]) -> list[Rule]:
+    """Entries of a keyed list have different keys. The list's own type says so too, but not what to do about it."""
+    if keys == ["name"]:
+        return [Rule(_DIFFER, "two entries have the same name; give each its own")]
+    if keys == ["axis"]:
+        return [Rule(_DIFFER.replace("name", "axis"), "names an axis twice; keep one entry per axis")]
+    return []
+
+
+def of_scalar(name: str, node: Schema, *, in_list: bool = False) -> list[Rule]:
+    """Rules of one text or quantity, from its pattern; none where no words are known for it."""
+    pattern = node.get("pattern", "")
+    example = {"examples": ["s3://models/model.onnx"]} if name == "uri" else {}
+    words = complaints.about_pattern(name, {**node, **example}, in_list=in_list)
+    if not words:
+        return []
+    matches = f"self.matches(r'{pattern}')"
+    if node.get("x-kubernetes-int-or-string"):
+        return [Rule(f"type(self) == int ? self >= 0 : {matches}", words)]
+    made = [Rule(f"self == '' || {matches}" if node.get("minLength") else matches, words)]
+    if pattern == scalars.DURATION_PATTERN:
+        made.append(Rule(f"!{matches} || self.matches('[1-9]')", "is no time at all; write a duration longer than zero, for example 90s"))
+    return [*made, *_URI] if name == "uri" else made
+
+
+def _options_match_type() -> list[Rule]:
+    """The options of a pass stand under its own name. With one pass only there are no others."""
+    known = registry.passes() if len(registry.passes()) > 1 else ()
+    fields = {name: name[0].lower() + name[1:] for name in known}
+    return [
+        Rule(f"!has(self.{field}) || self.type == '{name}'", f"belongs to type: {name}, but type is another; remove it or change type", f".{field}")
+        for name, field in fields.items()
+    ]
