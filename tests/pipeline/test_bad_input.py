@@ -165,7 +165,7 @@ def test_download_with_another_digest_is_refused(refused, site):
         ({"uri": "file:absent.onnx"}, "SourceNotFound", "absent.onnx"),
         ({"uri": "model.onnx"}, "InvalidManifest", "file:model.onnx"),
         ({"uri": "http://localhost/model.onnx"}, "InvalidManifest", "https:"),
-        ({"uri": "s3://bucket/model.onnx"}, "InvalidManifest", "s3:"),
+        ({"uri": "gs://bucket/model.onnx"}, "InvalidManifest", "gs:"),
         ({"uri": "file:model.onnx", "digest": NO_DIGEST}, "DigestMismatch", NO_DIGEST),
     ],
 )

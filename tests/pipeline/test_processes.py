@@ -110,6 +110,17 @@ def test_end_of_burnish_itself_takes_server_and_shared_memory_along(project, man
     assert_whole(project)
 
 
+def test_second_run_on_the_machine_waits_until_the_first_has_measured(project, manifest):
+    first = project.start(manifest)
+    first.wait_for("cpu measure: started")
+    second = project.start(manifest, "--store", project.path / "another")
+    waiting = second.wait_for("waiting: another run measures on this machine")
+    assert f"(process {first.pid})" in waiting
+    second.wait_for("the other run is done")
+    first.wait_for("cpu measure: done", timeout=5)
+    assert [first.wait().code, second.wait().code] == [0, 0]
+
+
 def test_step_above_its_memory_limit_is_told(project, make_mlp, make_spec):
     onnx.save(make_mlp(hidden=2048), project.path / "model.onnx")  # 16 MiB, of which a step holds several copies
     ran = project.run(project.write(make_spec()), "--step-memory", "50Mi")
@@ -187,9 +198,9 @@ def answer(line: str) -> dict:
     if shutil.which("curl"):
         return json.loads(subprocess.run(line, shell=True, capture_output=True, timeout=60, check=True).stdout)  # noqa: S602  as a user pastes it
     words = shlex.split(line)
-    name, _, value = words[words.index("-H") + 1].partition(": ")
+    headers = dict(words[i + 1].split(": ") for i, word in enumerate(words) if word == "-H")
     body = Path(words[words.index("--data-binary") + 1].removeprefix("@")).read_bytes()
-    with urllib.request.urlopen(urllib.request.Request(words[-1], data=body, headers={name: value}), timeout=60) as response:
+    with urllib.request.urlopen(urllib.request.Request(words[-1], data=body, headers=headers), timeout=60) as response:
         return json.loads(response.read())
 
 
@@ -198,6 +209,7 @@ def test_keep_serving_answers_the_printed_curl_line_until_ctrl_c(tiny, project, 
     running = project.start(project.path / tiny.manifest.name, "--keep-serving", "--port", port)
     line = running.wait_for("curl ").strip()
     assert f"http://127.0.0.1:{port}/v2/models/tiny/infer" in line
+    assert "Content-Type: application/octet-stream" in line, "curl's own kind of body ends Triton where it is large"
     found = answer(line)
     assert found["model_name"] == "tiny"
     assert [(o["name"], o["datatype"], o["shape"]) for o in found["outputs"]] == [("y", "FP32", [1, 4])]

@@ -48,7 +48,10 @@ def serve(outcome: Outcome, store: str, work: Path, port: int) -> None:
         what = published.candidate if published.served is Served.Candidate else "the baseline"
         print(f"\nserving {what} ({config.summary}) as {model.metadata.name} at {server.url}; Ctrl-C ends it. Try:", file=sys.stderr)
         url = f"{server.url}/v2/models/{model.metadata.name}/infer"
-        print(f"  curl -s -H 'Inference-Header-Content-Length: {header}' --data-binary @{shlex.quote(str(golden))} {url}", file=sys.stderr)
+        headers = (
+            f"-H 'Content-Type: application/octet-stream' -H 'Inference-Header-Content-Length: {header}'"  # curl's own kind kills Triton at 12 MiB
+        )
+        print(f"  curl -s {headers} --data-binary @{shlex.quote(str(golden))} {url}", file=sys.stderr)
         try:
             while server.is_alive():
                 time.sleep(0.5)

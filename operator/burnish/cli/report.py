@@ -8,11 +8,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import json
 import os
+import selectors
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from burnish.api.job_contract import Result
 from burnish.cli import locations
@@ -42,11 +46,12 @@ def main(options: argparse.Namespace) -> int:
     """Render; returns the exit code."""
     store = locations.open_from(options)
     found = records.find_results(store, options.model)
-    for result in found:
-        model, _, target = result.partition(".")
-        path = page_path(options.output, Path(), model, target, several=len(found) > 1)
-        render(options.store, options.namespace, result, path)
-        print(path)
+    with Drawing(options.store, options.namespace) as drawing:
+        for result in found:
+            model, _, target = result.partition(".")
+            path = page_path(options.output, Path(), model, target, several=len(found) > 1)
+            render(drawing, result, path)
+            print(path)
     return 0
 
 
@@ -67,20 +72,90 @@ def page_path(wanted: Path | None, folder: Path, model: str, target: str, *, sev
     return wanted.with_name(f"{wanted.stem}-{target}{wanted.suffix}") if several else wanted
 
 
-def write_all(outcome: Outcome, store: str, wanted: Path | None) -> dict[str, Path]:
+class Drawing:
+    """The child process that draws pages. A context manager: leaving it ends the child.
+
+    `start` it early, and its libraries are loaded while something else is done; `page` starts it where that was not.
+    """
+
+    def __init__(self, store: str, namespace: str) -> None:
+        self._store, self._namespace = store, namespace
+        self._process: subprocess.Popen[str] | None = None
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # ours until we are left
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+        self._log.close()
+
+    def start_if_possible(self) -> None:
+        """Start, where nothing has to be installed for it."""
+        environment = environments.find(TOOLCHAIN)
+        if environment is not None:
+            self._start(environment.python)
+
+    def page(self, result: str, page: Path) -> None:
+        """Draw one result's page into the file `page`.
+
+        Raises:
+            BurnishError: ToolchainUnavailable, DeadlineExceeded, InternalError.
+        """
+        if self._process is None:
+            self._start(environments.ensure(TOOLCHAIN, lambda text: print(text, file=sys.stderr)).python)
+        process = self._process
+        assert process is not None  # noqa: S101  # started
+        assert process.stdin is not None  # noqa: S101  # Popen was told so
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+            process.stdin.write(json.dumps({"result": result, "output": str(page)}) + "\n")
+            process.stdin.flush()
+        answer = self._answer(process)
+        if "error" in answer:
+            raise BurnishError(Reason.InternalError, f"the report could not be rendered: {answer['error']}")
+
+    def _start(self, python: Path) -> None:
+        command = [str(python), "-m", "burnish.pipeline.report", "--store", self._store, "--namespace", self._namespace]
+        self._process = subprocess.Popen(
+            command,
+            env=child_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            start_new_session=True,  # Ctrl-C is ours to handle; when we are gone its stdin ends, and so does it
+        )
+
+    def _answer(self, process: subprocess.Popen[str]) -> dict[str, str]:
+        with selectors.DefaultSelector() as selector:
+            assert process.stdout is not None  # noqa: S101  # Popen was told so
+            selector.register(process.stdout, selectors.EVENT_READ)
+            if not selector.select(TIMEOUT_S):
+                raise BurnishError(Reason.DeadlineExceeded, f"the report was not ready after {TIMEOUT_S} s; try again with `burnish report`")
+            line = process.stdout.readline()
+        if line:
+            found: dict[str, str] = json.loads(line)
+            return found
+        self._log.seek(0)
+        return {"error": self._log.read().strip()[-500:] or "its process ended"}
+
+
+def write_all(outcome: Outcome, drawing: Drawing, wanted: Path | None) -> dict[str, Path]:
     """The reports of a finished run: target -> file. A page that is there already and would come out the same is left as it is: drawing takes seconds.
 
     Args:
         wanted: the user's choice, see `page_path`.
     """
     written = {}
-    name, namespace = outcome.model.metadata.name, outcome.model.metadata.namespace
+    name = outcome.model.metadata.name
     for target, result in outcome.results.items():
         try:
             path = page_path(wanted, locations.cache() / "reports", name, target, several=len(outcome.results) > 1)
             stamp = _stamp(result)
             if not _ends_with(path, stamp):
-                render(store, namespace, records.result_name(name, target), path)
+                render(drawing, records.result_name(name, target), path)
                 with path.open("ab") as page:
                     page.write(stamp)
             written[target] = path
@@ -89,7 +164,7 @@ def write_all(outcome: Outcome, store: str, wanted: Path | None) -> dict[str, Pa
     return written
 
 
-def render(store: str, namespace: str, result: str, path: Path) -> None:
+def render(drawing: Drawing, result: str, path: Path) -> None:
     """Render one result's report into `path`, whose directory is made.
 
     Raises:
@@ -99,33 +174,10 @@ def render(store: str, namespace: str, result: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="burnish-report-") as folder:
             page = Path(folder).resolve() / "page.html"
-            _draw(store, namespace, result, page)
+            drawing.page(result, page)
             path.write_bytes(page.read_bytes())
     except OSError as error:
         raise BurnishError(Reason.InvalidManifest, f"the report can't be written to {path}: {error}; name another file") from error
-
-
-def _draw(store: str, namespace: str, result: str, page: Path) -> None:
-    python = environments.ensure(TOOLCHAIN, lambda text: print(text, file=sys.stderr)).python
-    command = [
-        str(python),
-        "-m",
-        "burnish.pipeline.report",
-        "--store",
-        store,
-        "--namespace",
-        namespace,
-        "--result",
-        result,
-        "--output",
-        str(page),
-    ]
-    try:
-        done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise BurnishError(Reason.DeadlineExceeded, f"the report was not ready after {TIMEOUT_S} s; try again with `burnish report`") from error
-    if done.returncode:
-        raise BurnishError(Reason.InternalError, f"the report could not be rendered: {done.stderr.strip()[-500:]}")
 
 
 def _stamp(result: Result) -> bytes:

@@ -20,7 +20,7 @@ from burnish.api.v1alpha1.optimized_model import OptimizedModel
 from burnish.cli import keep_serving, locations, output, report, terminal
 from burnish.cli.display import display
 from burnish.errors import BurnishError, ExitCode, Reason
-from burnish.pipeline import machine, runner
+from burnish.pipeline import machine, processes, runner
 from burnish.pipeline.step_process import DISK_FULL
 
 DESCRIPTION = """Fetch, convert and compress the model of a manifest, measure every candidate against the uncompressed
@@ -60,18 +60,24 @@ def main(options: argparse.Namespace) -> int:
         work = _work_directory(options.work, model.metadata.name)
     except BurnishError as error:
         terminal.complain(error)
-        return _tell(runner.not_run(model, error), options, None)
+        return _show(runner.not_run(model, error), options)
     keep = options.work is not None
     try:
-        outcome = _run(model, options, work, memory)
-        keep = keep or outcome.exit_code == ExitCode.FAILED
-        code = _tell(outcome, options, work if keep else None)
+        with report.Drawing(options.store, model.metadata.namespace) as drawing:
+            drawing.start_if_possible()  # half a second's work on another CPU, while the first steps run
+            outcome = _run(model, options, work, memory)
+            keep = keep or outcome.exit_code == ExitCode.FAILED
+            code = _tell(outcome, options, drawing, work if keep else None)
         if options.keep_serving and code == ExitCode.OK:
+            processes.end_all()
             keep_serving.serve(outcome, options.store, work, options.port)
         return code
     finally:
-        if not keep:
-            shutil.rmtree(work, ignore_errors=True)
+        try:
+            processes.end_all()
+        finally:
+            if not keep:
+                shutil.rmtree(work, ignore_errors=True)
 
 
 def _run(model: OptimizedModel, options: argparse.Namespace, work: Path, memory: int) -> runner.Outcome:
@@ -86,12 +92,17 @@ def _run(model: OptimizedModel, options: argparse.Namespace, work: Path, memory:
     return outcome
 
 
-def _tell(outcome: runner.Outcome, options: argparse.Namespace, work: Path | None) -> ExitCode:
+def _tell(outcome: runner.Outcome, options: argparse.Namespace, drawing: report.Drawing, work: Path | None) -> ExitCode:
     """The object first: who waits for the verdict need not wait for the plots. Returns the exit code."""
+    code = _show(outcome, options)
+    with _readers_may_leave():
+        output.print_places(outcome.model, report.write_all(outcome, drawing, options.report), work)
+    return code
+
+
+def _show(outcome: runner.Outcome, options: argparse.Namespace) -> ExitCode:
     with _readers_may_leave():
         output.print_object(outcome.model, options.output)
-    with _readers_may_leave():
-        output.print_places(outcome.model, report.write_all(outcome, options.store, options.report), work)
     return outcome.exit_code
 
 

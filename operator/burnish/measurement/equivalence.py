@@ -36,6 +36,16 @@ def compare(reference: Arrays, outputs: Arrays, *, batched: bool = True) -> tupl
     return tuple(_compare_output(name, _samples(array, batched), _other(outputs, name, array, batched)) for name, array in reference.items())
 
 
+def check_comparable(reference: Arrays, outputs: Arrays) -> None:
+    """Refuse outputs that `compare` would refuse.
+
+    Raises:
+        BurnishError: OutputsDiffer.
+    """
+    for name, array in reference.items():
+        _check_comparable(outputs, name, array)
+
+
 def concatenate(parts: Sequence[Sequence[TensorDifference]], *, listed: int | None = None) -> tuple[TensorDifference, ...]:
     """The differences of several batches as if they had been one.
 
@@ -144,11 +154,15 @@ def _given(value: float | None) -> tuple[float, ...]:
 
 
 def _other(outputs: Arrays, name: str, reference: NDArray[np.generic], batched: bool) -> NDArray[np.generic]:
+    _check_comparable(outputs, name, reference)
+    return _samples(outputs[name], batched)
+
+
+def _check_comparable(outputs: Arrays, name: str, reference: NDArray[np.generic]) -> None:
     if name not in outputs:
         raise BurnishError(Reason.OutputsDiffer, f"output {name!r} is missing; there are {', '.join(sorted(outputs)) or 'none'}")
     if outputs[name].shape != reference.shape:
         raise BurnishError(Reason.OutputsDiffer, f"output {name!r} has shape {outputs[name].shape}, the reference {reference.shape}")
-    return _samples(outputs[name], batched)
 
 
 def _samples(array: NDArray[np.generic], batched: bool) -> NDArray[np.generic]:

@@ -1,11 +1,13 @@
 """Answers of several models to the same samples: scores against labels or against the baseline, and differences of every output.
 
-Batch by batch, so that memory stays bounded: of a model with large outputs only answers and per-sample figures are kept.
+In chunks of several requests, since comparing one sample costs as much as comparing a hundred, and bounded ones, so that of a model with large
+outputs only answers and per-sample figures are kept.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -22,6 +24,14 @@ from burnish.pipeline.samples import MADE_UP, Samples
 
 MAX_LISTED = 1000
 """Samples whose differences are kept one by one; of those after them, the extremes."""
+CHUNK_BYTES = 4 * 2**20
+"""Of the baseline's outputs that wait to be compared together."""
+NEWS_S = 0.2
+"""Between two lines of progress: each wakes the runner, which shares the CPUs with the client."""
+
+
+Outputs = Mapping[str, np.ndarray]
+"""Output name -> (samples, ...)."""
 
 
 @dataclasses.dataclass
@@ -57,9 +67,12 @@ def evaluate(
     feeds = data.feeds(len(data.best or range(MADE_UP)), batch)
     samples = len(data.best) if data.best else len(feeds) * batch
     run = _Evaluation(client, models, request, data, drop)
+    told = 0.0
     for number, feed in enumerate(feeds):
         run.add(feed, batch, min(batch, samples - run.samples))
-        emit(f"answers compared: {run.samples}", done=(number + 1) / len(feeds))
+        if (now := time.monotonic()) - told >= NEWS_S:
+            told = now
+            emit(f"samples answered: {run.samples}", done=(number + 1) / len(feeds))
     emit(f"{run.samples} samples answered by {len(run.answers)} models")
     return run.result()
 
@@ -102,6 +115,9 @@ class _Evaluation:
         self.samples = 0
         self.output = ""
         self.output_shape: tuple[int, ...] = ()
+        self.waiting: dict[str, list[Outputs]] = {name: [] for name in models}
+        """Model -> outputs that are not compared yet; all of them of the same shapes but for the number of samples."""
+        self.waiting_bytes = 0
 
     def add(self, feed: dict[str, np.ndarray], sent: int, kept: int) -> None:
         """Ask everybody. `sent` samples are in the request, of which the first `kept` count; the others complete it."""
@@ -110,22 +126,22 @@ class _Evaluation:
         baseline = self._samples(raw, sent, kept)
         if not self.samples:
             check_scorable(baseline, self.data, self.request)
-        self._decode(names.BASELINE, baseline)
+        found = {names.BASELINE: baseline}
         for name in list(self.differences):
             try:
-                outputs = self._samples(self._infer(name, feed), sent, kept)
-                self.differences[name].append(equivalence.compare(baseline, outputs))
+                found[name] = self._samples(self._infer(name, feed), sent, kept)
+                equivalence.check_comparable(baseline, found[name])
             except ModelError as error:
                 self._leave_out(name, str(error))
             except BurnishError as error:
                 if error.reason is not Reason.OutputsDiffer:
                     raise
                 self._leave_out(name, error.message)
-            else:
-                self._decode(name, outputs)
+        self._wait(found)
         self.samples += kept
 
     def result(self) -> Evaluation:
+        self._compare()
         differences = {name: equivalence.concatenate(parts, listed=MAX_LISTED) for name, parts in self.differences.items() if parts}
         if self.spec is None:
             return Evaluation({}, (), differences, self.samples)
@@ -145,7 +161,32 @@ class _Evaluation:
 
     def _leave_out(self, name: str, message: str) -> None:
         self.drop(name, message)
-        del self.differences[name], self.answers[name]
+        del self.differences[name], self.answers[name], self.waiting[name]
+
+    def _wait(self, found: Mapping[str, Outputs]) -> None:
+        """Put one request's answers beside those that wait; compare when that is enough, or when the shapes change."""
+        before, now = self.waiting[names.BASELINE], found[names.BASELINE]
+        if before and _sample_shapes(before[-1]) != _sample_shapes(now):
+            self._compare()
+        for name, parts in self.waiting.items():
+            parts.append(found[name])
+        self.waiting_bytes += sum(array.nbytes for array in now.values())
+        if self.waiting_bytes >= CHUNK_BYTES:
+            self._compare()
+
+    def _compare(self) -> None:
+        """Compare and decode what waits."""
+        if not self.waiting[names.BASELINE]:
+            return
+        baseline = _joined(self.waiting[names.BASELINE])
+        self._decode(names.BASELINE, baseline)
+        for name, differences in self.differences.items():
+            outputs = _joined(self.waiting[name])
+            differences.append(equivalence.compare(baseline, outputs))
+            self._decode(name, outputs)
+        for parts in self.waiting.values():
+            parts.clear()
+        self.waiting_bytes = 0
 
     def _infer(self, name: str, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
@@ -157,9 +198,18 @@ class _Evaluation:
         except ServerUnreachableError as error:
             raise BurnishError(Reason.ServerLost, f"Triton was lost while {name} answered evaluation samples: {error}") from error
 
-    def _decode(self, name: str, outputs: dict[str, np.ndarray]) -> None:
+    def _decode(self, name: str, outputs: Outputs) -> None:
         if self.spec is None:
             return
         self.output, scored = _scored(self.spec, outputs)
         self.output_shape = scored.shape
         self.answers[name] += metrics.decode_answers(scored, self.spec.decode, name=self.output)
+
+
+def _sample_shapes(outputs: Outputs) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape[1:] for name, array in outputs.items()}
+
+
+def _joined(parts: Sequence[Outputs]) -> Outputs:
+    """Several requests' outputs as if they had been one."""
+    return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -23,9 +23,9 @@ from burnish.api.scalars import duration_seconds, quantity_value
 from burnish.api.v1alpha1 import status as api
 from burnish.api.v1alpha1.optimized_model import AcceleratorType, OptimizedModel, Target
 from burnish.errors import BurnishError, ExitCode, Reason
-from burnish.pipeline import cpu_limit, machine, publish, status
+from burnish.pipeline import cpu_limit, machine, publish, status, turns
 from burnish.pipeline.confined_process import Limits
-from burnish.pipeline.processes import child_environment
+from burnish.pipeline.processes import child_environment, end_all
 from burnish.pipeline.progress import Event
 from burnish.pipeline.sidecar import measuring_server
 from burnish.pipeline.step_process import DISK_FULL, StepError, leave_reproduce_script, run_step
@@ -64,6 +64,8 @@ class Options:
     """A fresh directory; one folder per target is made in it."""
     step_memory_bytes: int
     """Memory limit of each step's process."""
+    lock: Path = dataclasses.field(default_factory=lambda: environments.cache_directory() / turns.FILE)
+    """Who holds it measures; all runs of a machine's user share it."""
 
 
 @dataclasses.dataclass
@@ -80,7 +82,8 @@ class Outcome:
 def run(model: OptimizedModel, base: Path, options: Options, listener: Listener) -> Outcome:
     """Run the whole pipeline of one manifest.
 
-    Every error that concerns the user is in the returned status, and so is Ctrl-C, after which no process is left.
+    Every error that concerns the user is in the returned status, and so is Ctrl-C, after which no process is left. A server that did its work
+    may still be stopping: `processes.end_all` waits for it.
 
     Args:
         base: directory that relative `file:` URIs start from.
@@ -112,6 +115,7 @@ class _Run:
             targets = self._unfinished(targets, error)
             exit_code = error.exit_code
         except KeyboardInterrupt:  # what was published before is in the store, and stays so in the status
+            end_all()
             self._note(_INTERRUPTION, None)
             targets = self._unfinished(targets, _INTERRUPTION)
             exit_code = ExitCode.INTERRUPTED
@@ -183,25 +187,37 @@ class _Run:
         deadline = time.monotonic() + duration_seconds(self.request.jobs.deadline)
         for step in steps:
             if step is StepName.measure:
-                self._measure(work, target, deadline)
+                deadline += self._measure(work, target, deadline)
             else:
                 self._step(work, target.name, step, deadline)
         return work.load(StepName.publish, Result)
 
-    def _measure(self, work: WorkDir, target: Target, deadline: float) -> None:
-        """Run the step with the server beside it, as a Job does."""
-        progress = self._say(target.name, StepName.measure)
+    def _measure(self, work: WorkDir, target: Target, deadline: float) -> float:
+        """Run the step when it is our turn; returns the seconds that were waited for other runs to measure, which count against no deadline."""
+
+        def tell(text: str, *, warning: bool = False) -> None:
+            self.listener.event(target.name, StepName.measure, {"text": text, "warning": True} if warning else {"text": text})
+
+        end_all()  # the server of the target before
         with (
             self._told(target.name, StepName.measure),
             self._repeatable(work, target.name, StepName.measure),
-            measuring_server(work, work.load_request(), deadline=deadline, progress=progress) as server,
+            turns.turn(self.options.lock, tell) as waited,
         ):
+            self._measure_beside_server(work, target, deadline + waited)
+        return waited
+
+    def _measure_beside_server(self, work: WorkDir, target: Target, deadline: float) -> None:
+        """Run the step with the server beside it, as a Job does."""
+        progress = self._say(target.name, StepName.measure)
+        with measuring_server(work, work.load_request(), deadline=deadline, progress=progress) as server:
             reach = ["--server-url", server.url, "--server-pid", str(server.pid), "--cpu-enforcement", server.enforcement]
             try:
                 self._process(work, target.name, StepName.measure, deadline, reach)
             except BurnishError:
                 server.raise_if_ended()  # e.g. OutOfMemory explains a lost connection better than the client can
                 raise
+            server.leave()  # it takes two seconds to stop, and nothing that follows has to wait for that
 
     def _step(self, work: WorkDir, target: str, step: StepName, deadline: float) -> None:
         with self._told(target, step):

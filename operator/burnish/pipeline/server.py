@@ -53,6 +53,7 @@ class TritonServer:
         self._log = log
         self._wanted_port = http_port
         self._exit: ChildExit | None = None
+        self._is_left = False
         self._launch()
 
     @classmethod
@@ -141,7 +142,8 @@ class TritonServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
+        if not self._is_left:
+            self.stop()
 
     @property
     def pid(self) -> int:
@@ -233,6 +235,11 @@ class TritonServer:
     def stop(self) -> None:
         """Stop the server: SIGTERM, a bounded wait, SIGKILL. No process and no shared memory of it is left. Idempotent."""
         self._exit = self._process.end() or self._exit
+
+    def leave(self) -> None:
+        """Ask the server to stop and don't wait for it: it is among those that `processes.end_all` waits for. Its guard sees to it anyway."""
+        self._process.request_end()
+        self._is_left = True
 
     def _log_tail(self) -> str:
         with contextlib.suppress(OSError), self._log.open("rb") as file:

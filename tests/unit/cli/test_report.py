@@ -34,13 +34,25 @@ def test_page_path_that_is_a_directory_is_refused(wanted: str, several: bool) ->
 def test_render_to_where_nothing_can_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "afile").touch()
     for path in (tmp_path / "afile" / "x.html", Path("/proc/nothing/x.html")):
-        with pytest.raises(BurnishError) as caught:
-            report.render(str(tmp_path), "default", "m.cpu", path)
+        with report.Drawing(str(tmp_path), "default") as drawing, pytest.raises(BurnishError) as caught:
+            report.render(drawing, "m.cpu", path)
         assert caught.value.reason is Reason.InvalidManifest
         assert str(path) in str(caught.value)
 
 
 def test_render_makes_the_directory_and_leaves_no_page_when_it_fails(tmp_path: Path) -> None:
-    with pytest.raises(BurnishError):
-        report.render(str(tmp_path / "store"), "default", "m.cpu", tmp_path / "nodir" / "x.html")
+    with report.Drawing(str(tmp_path / "store"), "default") as drawing:
+        for _ in range(2):  # the process that draws goes on after a failure
+            with pytest.raises(BurnishError, match="has no result m"):
+                report.render(drawing, "m.cpu", tmp_path / "nodir" / "x.html")
     assert list((tmp_path / "nodir").iterdir()) == []
+
+
+def test_drawing_that_was_killed_is_told(tmp_path: Path) -> None:
+    with report.Drawing(str(tmp_path), "default") as drawing:
+        drawing.start_if_possible()
+        assert drawing._process is not None
+        drawing._process.kill()
+        with pytest.raises(BurnishError, match="its process ended") as caught:
+            report.render(drawing, "m.cpu", tmp_path / "x.html")
+    assert caught.value.reason is Reason.InternalError

@@ -11,7 +11,7 @@ from burnish.api.job_contract import PipelineRequest, ResolvedInput
 from burnish.api.v1alpha1.optimized_model import Datasets, Evaluation, Metric
 from burnish.errors import BurnishError, Reason
 from burnish.measurement import equivalence
-from burnish.measurement.client import TritonClient
+from burnish.measurement.client import ModelError, TritonClient
 from burnish.pipeline import evaluation
 from burnish.pipeline.datasets import Dataset
 from burnish.pipeline.samples import Samples
@@ -85,3 +85,42 @@ def test_labels_that_can_not_be_right_are_refused_after_the_first_answer() -> No
         evaluate(client, samples=40, labels=np.arange(40))
     assert caught.value.reason is Reason.InvalidDataset
     assert client.asked == 1
+
+
+def test_chunks_of_any_size_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(7)
+    noise = generator.normal(scale=0.4, size=(90, 3)).astype(np.float32)
+
+    def noisy(x: np.ndarray) -> np.ndarray:
+        return np.sin(x) + noise[((x[:, 0] - 1) / 3).astype(int)]
+
+    found = []
+    for chunk_bytes in (1, 100, 2**20):
+        monkeypatch.setattr(evaluation, "CHUNK_BYTES", chunk_bytes)
+        found.append(evaluate(Models(baseline=np.sin, noisy=noisy), samples=90, batch=4)[0])
+    assert found[0].equivalence["noisy"][0].cosine == pytest.approx(found[2].equivalence["noisy"][0].cosine)
+    assert found[0].equivalence["noisy"][0].max_absolute_error == found[1].equivalence["noisy"][0].max_absolute_error
+    assert found[0].evaluated == found[1].evaluated == found[2].evaluated
+    assert 0.3 < np.mean(found[0].evaluated["noisy"].candidate) < 1
+
+
+def test_outputs_whose_shape_changes_from_sample_to_sample_are_compared() -> None:
+    def lengths(x: np.ndarray) -> np.ndarray:
+        return np.tile(x, (1, 1 + int(x[0, 0]) % 3))
+
+    found, dropped = evaluate(Models(baseline=lengths, same=lengths, shorter=lambda x: lengths(x)[:, :4]), samples=12, fixed=True)
+    assert (found.samples, len(found.equivalence["same"][0].cosine)) == (12, 12)
+    assert equivalence.worst_cosine(found.equivalence["same"]) == pytest.approx(1)
+    assert set(dropped) == {"shorter"}
+
+
+def test_candidate_that_fails_in_the_middle_of_a_chunk_is_left_out_and_the_others_are_not() -> None:
+    def fails(x: np.ndarray) -> np.ndarray:
+        if x[0, 0] > 30:
+            raise ModelError(500, "out of luck")
+        return x
+
+    found, dropped = evaluate(Models(baseline=lambda x: x, fails=fails, same=lambda x: x), samples=40)
+    assert dropped == {"fails": "out of luck"}
+    assert set(found.evaluated) == set(found.equivalence) == {"same"}
+    assert len(found.evaluated["same"].candidate) == 40

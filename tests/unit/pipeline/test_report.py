@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import subprocess
 import sys
@@ -34,7 +36,7 @@ from burnish.api.job_contract import (
 from burnish.api.job_contract import Plan as PlanKind
 from burnish.api.v1alpha1.optimized_model import Constraints, Load
 from burnish.api.v1alpha1.status import Lookup, State
-from burnish.errors import ExitCode, Reason
+from burnish.errors import Reason
 from burnish.measurement.summary import summarize
 from burnish.pipeline import publish, records, status, verdict
 from burnish.pipeline.report import numbers, page
@@ -481,14 +483,16 @@ def test_command_renders_a_result_of_the_store(tmp_path: Path) -> None:
     data = accepted()
     publish_result(open_store(tmp_path / "store"), data)
     target = tmp_path / "report.html"
-    command = [sys.executable, "-m", "burnish.pipeline.report", "--store", str(tmp_path / "store"), "--result", "digits.cpu", "--output", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    command = [sys.executable, "-m", "burnish.pipeline.report", "--store", str(tmp_path / "store")]
+    wanted = json.dumps({"result": "digits.cpu", "output": str(target)})
+    done = subprocess.run(command, input=f"{wanted}\n", capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{}\n", "")
     assert target.read_text(encoding="utf-8") == html("accepted")
 
 
-def test_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = report_main(["--store", str(tmp_path), "--result", "nothing.cpu", "--output", str(tmp_path / "report.html")])
-    assert code == ExitCode.FAILED
-    assert capsys.readouterr().err == "the store has no result nothing.cpu\n"
+def test_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = json.dumps({"result": "nothing.cpu", "output": str(tmp_path / "report.html")})
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{wanted}\n"))
+    assert report_main(["--store", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out) == {"error": "the store has no result nothing.cpu"}
     assert not (tmp_path / "report.html").exists()

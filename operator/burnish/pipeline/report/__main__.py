@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import traceback
 from pathlib import Path
 
 from burnish.api.job_contract import Result
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import publish, records, verdict
+from burnish.pipeline.report import figures
 from burnish.pipeline.report.inputs import ReportInput
 from burnish.pipeline.report.page import render
 from burnish.store.store import Store, open_store
@@ -39,18 +42,28 @@ def load_input(store: Store, name: str) -> ReportInput:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the report; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m burnish.pipeline.report", description="Write the HTML report of a result in the store.")
+    """Draw every page that is asked for on stdin, until that ends; returns the exit code.
+
+    A request is a line of JSON, `{"result": ..., "output": ...}`, and so is its answer on stdout: `{}`, or `{"error": ...}`. The libraries are loaded
+    before the first request comes, so whoever starts us early waits for the drawing alone.
+    """
+    parser = argparse.ArgumentParser(prog="python -m burnish.pipeline.report", description="Write HTML reports of results in the store.")
     parser.add_argument("--store", required=True)
     parser.add_argument("--namespace", default="default")
-    parser.add_argument("--result", required=True)
-    parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args(arguments)
-    try:
-        options.output.write_text(render(load_input(open_store(options.store, namespace=options.namespace), options.result)), encoding="utf-8")
-    except BurnishError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return int(error.exit_code)
+    figures.load()
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            page = render(load_input(open_store(options.store, namespace=options.namespace), request["result"]))
+            Path(request["output"]).write_text(page, encoding="utf-8")
+            answer = {}
+        except BurnishError as error:
+            answer = {"error": str(error)}
+        except Exception as error:  # a bug: the traceback for who looks for it, a sentence for the user
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), flush=True)  # noqa: T201  # the answer
     return 0
 
 

@@ -89,12 +89,20 @@ def interval(axes: Any, value: Estimate, position: float, color: str) -> None:
     axes.plot(value.estimate, position, "o", color=color, markersize=4)
 
 
-@contextmanager
-def _matplotlib(name: str) -> Iterator[Any]:
+def load() -> Any:
+    """Matplotlib's pyplot, for files only; the first time it takes most of a second."""
     import matplotlib as mpl
 
     mpl.use("svg")
     from matplotlib import pyplot
+
+    return pyplot
+
+
+@contextmanager
+def _matplotlib(name: str) -> Iterator[Any]:
+    pyplot = load()
+    import matplotlib as mpl
 
     defaults: Any = mpl.rcParamsDefault  # the user's own matplotlibrc must not change the report
     settings: Any = {**defaults, **_STYLE, "backend": "svg", "svg.hashsalt": f"burnish-{name}"}
