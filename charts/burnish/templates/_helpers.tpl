@@ -16,6 +16,22 @@ app.kubernetes.io/component: controller
 {{- printf "%s-controller" (.Release.Name | trunc 40 | trimSuffix "-") }}
 {{- end }}
 
+{{- /* What has no default: a sentence each, instead of a pod that can't start. */}}
+{{- define "burnish.check" -}}
+{{- $images := dict "burnish" .Values.images.burnish "triton" .Values.images.triton "optimizers.onnx" (.Values.images.optimizers).onnx }}
+{{- range $name, $image := $images }}
+{{- if not $image }}
+{{- fail (printf "images.%s is empty; name the image that the cluster's nodes can pull: --set images.%s=REGISTRY/NAME:TAG (docs/install.md)" $name $name) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.store.uri .Values.store.volume.enabled }}
+{{- fail "store.uri and store.volume.enabled are both set; keep one: an object store or a volume" }}
+{{- end }}
+{{- if not (or .Values.store.uri .Values.store.volume.enabled) }}
+{{- fail "there is no store; set store.uri=s3://BUCKET/PREFIX, or store.volume.enabled=true" }}
+{{- end }}
+{{- end }}
+
 {{- define "burnish.settings" -}}
 images:
   burnish: {{ .Values.images.burnish | quote }}
