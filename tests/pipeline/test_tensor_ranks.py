@@ -52,6 +52,33 @@ def test_batched_model_with_rank_1_inputs_and_float_and_integer_rank_1_outputs_i
     ran = project.run(project.write(spec))
     assert ran.code == 0, ran.stderr
     assert "40 samples answered by 2 models" in ran.stderr
+    assert 0 < float(ran.target["equivalence"]["worstCosine"]) <= 1
+    assert 0 <= float(ran.target["equivalence"]["exactMatch"]) <= 1
+
+
+def test_model_with_integer_outputs_alone_tells_the_share_of_equal_elements_and_no_cosine(project, make_spec):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["logits"], name="layer"),
+        helper.make_node("ArgMax", ["logits"], ["class"], axis=2, keepdims=0),
+    ]
+    onnx.save(
+        model(nodes, {"x": (FLOAT, ["n", 10, 16])}, {"class": (INT64, ["n", 10])}, w=matrix(16, 4)),
+        project.path / "model.onnx",
+    )
+    np.savez(project.path / "data.npz", x=matrix(40, 10, 16))
+    spec = make_spec(
+        passes=[DYNAMIC],
+        datasets={"calibration": {"uri": "file:data.npz"}},
+        constraints={"maxSlowdownPercent": 1000, "equivalence": {"minCosine": "1"}},
+        measurement={"timeout": "4s"},
+    )
+    ran = project.run(project.write(spec), "--report", project.path / "report.html")
+    found = ran.target["equivalence"]
+    assert set(found) == {"exactMatch", "verdict"}
+    assert 0.5 < float(found["exactMatch"]) <= 1
+    assert (found["verdict"], ran.code) == (("Accepted", 0) if found["exactMatch"] == "1" else ("Refused", 3))
+    assert ran.target["candidates"][0]["exactMatch"] == found["exactMatch"]
+    assert "equal in the worst sample" in (project.path / "report.html").read_text()
 
 
 def test_model_of_scalars_is_published(project, make_spec):

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from burnish import names
-from burnish.api import yaml_reader
+from burnish.api import numbers, yaml_reader
 from burnish.api.v1alpha1 import status as api
 from burnish.api.v1alpha1.optimized_model import OptimizedModel
 from burnish.api.v1alpha1.status import Served, State, Verdict
@@ -133,7 +133,7 @@ def _numbers(target: api.TargetStatus) -> Table:
         table.add_row(*(cells if compared else cells[:2]))
 
     size = target.artifact.size if named and target.artifact else _fastest_size(target)
-    row("size", baseline.size, size, "")
+    row("size", numbers.reading(baseline.size, "B"), numbers.reading(size, "B"), "")
     if baseline.score is not None:
         score = target.score
         row(
@@ -144,8 +144,18 @@ def _numbers(target: api.TargetStatus) -> Table:
         )
     for m in target.measurements:
         o, s = m.optimized, m.speedup
-        row(f"p50 {m.name}", m.baseline.p50, o.p50 if o else "", f"{_speed(s)} ({s.low} to {s.high}, 99 %)" if s else "")
-        row(f"p99 {m.name}", m.baseline.p99, o.p99 if o else "", f"at most {o.p99_high}" if o and o.p99_high else "")
+        row(
+            f"p50 {m.name}",
+            numbers.reading(m.baseline.p50),
+            numbers.reading(o.p50) if o else "",
+            f"{_speed(s)} ({s.low} to {s.high}, 99 %)" if s else "",
+        )
+        row(
+            f"p99 {m.name}",
+            numbers.reading(m.baseline.p99),
+            numbers.reading(o.p99) if o else "",
+            f"at most {numbers.reading(o.p99_high)}" if o and o.p99_high else "",
+        )
         row(f"samples/s {m.name}", m.baseline.throughput_per_second, o.throughput_per_second if o else "", "")
         if m.verdict:  # of all limits on this load point: the mark belongs to no single figure
             row(f"latency limits {m.name}", "", "", f"{_MARKS[m.verdict]} {_WORDS[m.verdict]}")
@@ -153,7 +163,7 @@ def _numbers(target: api.TargetStatus) -> Table:
 
 
 def _speed(speedup: api.SpeedupStatus) -> str:
-    return f"{speedup.p50}x {'faster' if float(speedup.p50) > 1 else 'as fast'}"
+    return f"{numbers.times(speedup.p50)} {'faster' if float(speedup.p50) > 1 else 'as fast'}"
 
 
 def _fastest_size(target: api.TargetStatus) -> str:
@@ -161,13 +171,25 @@ def _fastest_size(target: api.TargetStatus) -> str:
     return str(max(measured, key=lambda c: float(c.speedup or 0)).size) if measured else ""
 
 
+def _outputs(candidate: api.CandidateStatus) -> str:
+    """How its outputs compare with the baseline's in the worst sample."""
+    cosine, equal = candidate.worst_cosine, candidate.exact_match
+    return ", ".join(filter(None, (f"cosine {cosine}" if cosine else "", f"{numbers.percent(float(equal))} equal" if equal else "")))
+
+
 def _candidates(target: api.TargetStatus) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("candidate", "", "size", "score", "worst cosine", "speedup", "why"):
+    for column in ("candidate", "", "size", "score", "outputs, worst", "speedup", "why"):
         table.add_column(column, overflow="fold")
     for c in target.candidates:
-        speed = f"{c.speedup}x" if c.speedup else ""
+        speed = numbers.times(c.speedup) if c.speedup else ""
         table.add_row(
-            c.name, _MARKS[c.verdict], c.size or "", c.score or "", c.worst_cosine or "", speed, Text(plain(f"{c.reason.value}: {c.message}"))
+            c.name,
+            _MARKS[c.verdict],
+            numbers.reading(c.size or "", "B"),
+            c.score or "",
+            _outputs(c),
+            speed,
+            Text(plain(f"{c.reason.value}: {c.message}")),
         )
     return table

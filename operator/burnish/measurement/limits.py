@@ -11,6 +11,7 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 
 from burnish import names
+from burnish.api import numbers
 from burnish.api.job_contract import EquivalenceSummary, Estimate, LatencySummary, LoadTrace, ScoreSummary, SideFacts, SpeedSummary, Summary
 from burnish.api.scalars import duration_seconds, format_decimal
 from burnish.api.v1alpha1.optimized_model import Constraints, LatencyLimit, OnInfeasible, OnUndecided, Percentile
@@ -173,8 +174,8 @@ def _judge_score(score: ScoreSummary | None, max_drop: float) -> LimitVerdict:
         return _undecided(name, "no evaluation samples were scored", limit=max_drop)
     drop = Estimate(estimate=score.drop, low=score.low, high=score.high)
     verdict = _verdict(drop, max_drop)
-    bound = f"at least {_text(drop, drop.low)}" if verdict is Verdict.Refused else f"at most {_text(drop, drop.high)}"
-    text = f"score drops by {_text(drop, drop.estimate)} on {score.samples} samples, {bound} with 95 %; limit {format_decimal(max_drop)}"
+    bound = f"at least {numbers.text(drop.low, drop, 2)}" if verdict is Verdict.Refused else f"at most {numbers.text(drop.high, drop, 2)}"
+    text = f"score drops by {numbers.text(drop.estimate, drop, 2)} on {score.samples} samples, {bound} with 95 %; limit {format_decimal(max_drop)}"
     if verdict is Verdict.Undecided:
         text = f"{text}; {_samples_advice(score, max_drop)}"
     return _judged(name, Reason.ScoreBelowLimit, drop, max_drop, text)
@@ -188,7 +189,7 @@ def _judge_equivalence(found: EquivalenceSummary | None, minimum: float) -> Limi
     if not figures:
         return _undecided(name, "no outputs were compared", limit=minimum)
     worst, unit = min(figures)
-    text = f"{unit} of the worst sample is {worst:.4f}; limit {format_decimal(minimum)}"
+    text = f"{unit} of the worst sample is {numbers.cosine(worst)}; limit {format_decimal(minimum)}"
     return _judged(name, Reason.OutputsDiffer, Estimate(estimate=worst, low=worst, high=worst), minimum, text, at_least=True)
 
 
@@ -202,11 +203,11 @@ def _judge_speed(speed: SpeedSummary | None, constraints: Constraints) -> Iterat
             yield _undecided("minSpeedup", why, limit=minimum, more_rounds_help=True)
         return
     ratio = speed.ratio
-    text = f"p50 is {_interval_text(ratio)} times the baseline's with 99 %; limit {format_decimal(margin)}"
+    text = f"p50 is {numbers.with_ends(ratio)} times the baseline's with 99 %; limit {format_decimal(margin)}"
     yield _judged("maxSlowdownPercent", Reason.SlowerThanBaseline, ratio, margin, text, from_rounds=True)
     if minimum is not None:
-        speedup = Estimate(estimate=1 / ratio.estimate, low=1 / ratio.high, high=1 / ratio.low)
-        text = f"speedup is {_interval_text(speedup)} with 99 %; limit {format_decimal(minimum)}"
+        speedup = numbers.reciprocal(ratio)
+        text = f"speedup is {numbers.with_ends(speedup)} with 99 %; limit {format_decimal(minimum)}"
         yield _judged("minSpeedup", Reason.SpeedupBelowLimit, speedup, minimum, text, at_least=True, from_rounds=True)
 
 
@@ -221,7 +222,7 @@ def _judge_latency(latency: LatencySummary | None, limit: LatencyLimit) -> Limit
         why = _too_few_rounds(latency.rounds if latency else 0)
         return _undecided(name, f"{what}: {why}", limit=max_ms, more_rounds_help=True)
     found = {Percentile.P50: latency.p50, Percentile.P95: latency.p95, Percentile.P99: latency.p99}[limit.percentile]
-    text = f"{what} is {_interval_text(found)} ms with 99 %; limit {format_decimal(max_ms)} ms"
+    text = f"{what} is {numbers.with_ends(found)} ms with 99 %; limit {format_decimal(max_ms)} ms"
     needed = requests_needed(limit.percentile)
     if latency.requests < needed and found.low <= max_ms:  # the largest latency seen is no upper bound yet
         why = f"{text}; {latency.requests} requests were measured, an upper end needs {needed}: raise measurement.timeout"
@@ -272,14 +273,3 @@ def _samples_advice(score: ScoreSummary, max_drop: float) -> str:
     wanted = ((spread + math.sqrt(spread**2 + 4 * room * 1.7)) / (2 * room)) ** 2
     unit = 10 ** max(0, math.floor(math.log10(wanted)) - 1)
     return f"about {math.ceil(wanted / unit) * unit} samples would decide it if losses went on like this"
-
-
-def _interval_text(interval: Estimate) -> str:
-    return f"{_text(interval, interval.estimate)} ({_text(interval, interval.low)} to {_text(interval, interval.high)})"
-
-
-def _text(interval: Estimate, value: float) -> str:
-    """One of an interval's numbers with no more digits than the interval carries: two of its width (JCGM 100:2008, 7.2.6)."""
-    width = interval.high - interval.low
-    places = min(6, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 4
-    return f"{value:.{places}f}"

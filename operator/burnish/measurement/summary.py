@@ -105,7 +105,7 @@ def _identical(baseline: tuple[LatencySummary, ...], scores: Sequence[float]) ->
         latencies=baseline,
         speeds=tuple(SpeedSummary(load=latency.load, ratio=_ONE, compute_speedup=1.0, rounds=latency.rounds) for latency in baseline),
         score=None if mean is None else ScoreSummary(baseline=mean, candidate=mean, drop=0.0, low=0.0, high=0.0, samples=len(scores)),
-        equivalence=EquivalenceSummary(cosine=1.0, worst_cosine=1.0, max_absolute_error=0.0, exact_match=1.0),
+        equivalence=EquivalenceSummary(exact_match=1.0),
     )
 
 

@@ -72,7 +72,11 @@ def _candidate_lines(status: TargetStatus) -> list[str]:
             f"- score: {status.score.value}; drop {status.score.drop}, at most {status.score.high} with 95 % on {status.score.samples} samples"
         )
     if status.equivalence:
-        lines.append(f"- cosine of outputs against the baseline: median {status.equivalence.cosine}, worst {status.equivalence.worst_cosine}")
+        found = status.equivalence
+        if found.worst_cosine is not None:
+            lines.append(f"- cosine of outputs against the baseline: median {found.cosine}, worst {found.worst_cosine}")
+        if found.exact_match is not None:
+            lines.append(f"- share of elements equal to the baseline's, outputs that are not floats: {found.exact_match} in the worst sample")
     for m in status.measurements:
         if m.optimized and m.speedup:
             speedup = f"speedup {m.speedup.p50} ({m.speedup.low} to {m.speedup.high}, 99 %)"

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from burnish import names
+from burnish.api import numbers
 from burnish.api.job_contract import (
     ArtifactRef,
     BuildRecord,
@@ -272,7 +273,7 @@ class _Progress:
 
     def _speedup(self, name: str) -> str:
         found = paired_ratio(self.medians_ms[names.BASELINE], self.medians_ms[name])
-        return f"{found.estimate:.2f}x ({found.low:.2f} to {found.high:.2f})"
+        return f"{numbers.times(numbers.center(found))} ({numbers.between(found)})"
 
 
 def _build_record(work: WorkDir, request: PipelineRequest) -> tuple[BuildRecord, Path]:

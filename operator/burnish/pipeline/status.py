@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -209,7 +210,7 @@ def _candidate(candidate: CandidateBuild, index: MeasurementIndex, judgement: Ju
         reason, message = judgement.reason, judgement.message
     else:
         reason, message = Reason.LimitsHeld, "served" if candidate.name == decision.winner else f"accepted, but {decision.winner} is faster"
-    worst = summary.equivalence.worst_cosine if summary and summary.equivalence else None
+    found = summary.equivalence if summary else None
     return api.CandidateStatus(
         name=candidate.name,
         verdict=judgement.verdict,
@@ -217,7 +218,8 @@ def _candidate(candidate: CandidateBuild, index: MeasurementIndex, judgement: Ju
         message=message[:MESSAGE_LENGTH],
         size=format_bytes(candidate.artifact.size_bytes) if candidate.artifact else None,
         score=_optional(summary.score.candidate if summary and summary.score else None),
-        worst_cosine=_optional(worst if worst is None else max(0.0, worst)),
+        worst_cosine=_share(found.worst_cosine if found else None),
+        exact_match=_share(found.exact_match if found else None),
         speedup=f"{speedup(index, candidate.name):.2f}" if summary and (summary.speeds or summary.identical) else None,
     )
 
@@ -237,12 +239,13 @@ def _score(summary: Summary, candidate: str | None, judgement: Judgement | None)
 
 def _equivalence(summary: Summary, candidate: str | None, judgement: Judgement | None) -> api.EquivalenceStatus | None:
     found = summary.candidates[candidate].equivalence if candidate else None
-    if found is None or found.cosine is None or found.worst_cosine is None:
+    if found is None or (found.worst_cosine is None and found.exact_match is None):
         return None
     return api.EquivalenceStatus(
-        cosine=format_decimal(max(0.0, found.cosine), 6),
-        worst_cosine=format_decimal(max(0.0, found.worst_cosine), 6),
-        max_absolute_error=f"{found.max_absolute_error or 0:.3g}",
+        cosine=_share(found.cosine),
+        worst_cosine=_share(found.worst_cosine),
+        max_absolute_error=None if found.max_absolute_error is None else f"{found.max_absolute_error:.3g}",
+        exact_match=_share(found.exact_match),
         verdict=_verdict_of(judgement, "equivalence."),
     )
 
@@ -307,6 +310,14 @@ def _verdict_of(judgement: Judgement | None, *prefixes: str) -> Verdict | None:
     """The strictest verdict among the limits whose name starts with one of `prefixes`; None without such a limit."""
     found = [limit.verdict for limit in judgement.limits if limit.name.startswith(prefixes)] if judgement else []
     return next((v for v in (Verdict.Refused, Verdict.Undecided, Verdict.Accepted) if v in found), None)
+
+
+def _share(value: float | None) -> str | None:
+    """A cosine or a share of equal elements: never negative (the API's decimals aren't), and 1 only where it is 1."""
+    if value is None:
+        return None
+    places = 10**6
+    return format_decimal(max(0, math.floor(value * places + 1e-6)) / places, 6)
 
 
 def _optional(value: float | None) -> str | None:

@@ -77,7 +77,22 @@ def table(target: api.TargetStatus) -> list[str]:
     return stream.getvalue().splitlines()
 
 
-@pytest.mark.parametrize(("p50", "words"), [("1.50", "1.50x faster"), ("0.98", "0.98x as fast"), ("1.00", "1.00x as fast")])
+@pytest.mark.parametrize(
+    ("cosine", "equal", "shown"),
+    [
+        ("0.99", None, "cosine 0.99"),
+        (None, "0.25", "25 % equal"),
+        (None, "0.999999", "99.9999 % equal"),
+        ("1", "1", "cosine 1, 100 % equal"),
+        (None, None, ""),
+    ],
+)
+def test_candidates_outputs_are_told_by_what_they_are(cosine: str | None, equal: str | None, shown: str) -> None:
+    found = api.CandidateStatus(name="static", reason=Reason.LimitsHeld, worst_cosine=cosine, exact_match=equal)
+    assert output._outputs(found) == shown
+
+
+@pytest.mark.parametrize(("p50", "words"), [("1.50", "1.50× faster"), ("0.98", "0.98× as fast"), ("1.00", "1.00× as fast")])
 def test_table_calls_only_what_is_faster_faster(p50: str, words: str) -> None:
     baseline = api.BaselineStatus(digest="sha256:" + "0" * 64, size="1", stored_size="1")
     target = api.TargetStatus(name="cpu", state=api.State.Refused, baseline=baseline, measurements=[measurement(p50, None)])

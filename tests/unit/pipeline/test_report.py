@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish import names
+from burnish.api import numbers
 from burnish.api.job_contract import (
     ArtifactRef,
     BuildRecord,
@@ -39,7 +40,7 @@ from burnish.api.v1alpha1.status import Lookup, State
 from burnish.errors import Reason
 from burnish.measurement.summary import summarize
 from burnish.pipeline import publish, records, status, verdict
-from burnish.pipeline.report import numbers, page
+from burnish.pipeline.report import page
 from burnish.pipeline.report.__main__ import main as report_main
 from burnish.pipeline.report.inputs import ReportInput
 from burnish.plugins.base import DataType, GraphFacts, HardwareClass, Signature, Tensor

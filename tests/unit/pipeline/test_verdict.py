@@ -243,6 +243,25 @@ def test_status_of_an_accepted_candidate_holds_its_numbers() -> None:
     assert (found.cache.artifact, found.cache.measurement) == (Lookup.Miss, Lookup.Hit)
 
 
+@pytest.mark.parametrize(
+    ("equivalence", "shown"),
+    [
+        (EquivalenceSummary(exact_match=0.9999999, samples=9), {"exactMatch": "0.999999"}),
+        (EquivalenceSummary(exact_match=1.0, samples=9), {"exactMatch": "1"}),
+        (EquivalenceSummary(exact_match=0.29, samples=9), {"exactMatch": "0.29"}),
+        (
+            EquivalenceSummary(cosine=0.5, worst_cosine=-0.3, max_absolute_error=2.0, exact_match=0.5),
+            {"cosine": "0.5", "worstCosine": "0", "maxAbsoluteError": "2", "exactMatch": "0.5"},
+        ),
+    ],
+)
+def test_status_of_outputs_that_are_no_floats_tells_the_share_that_is_equal(equivalence: EquivalenceSummary, shown: dict[str, str]) -> None:
+    found = target_status({"static": FASTER.model_copy(update={"equivalence": equivalence})}, limits())
+    assert found.equivalence is not None
+    assert found.equivalence.model_dump(by_alias=True, exclude_none=True) == shown
+    assert found.candidates[0].exact_match == shown["exactMatch"]
+
+
 def test_status_of_a_refused_target_shows_the_fastest_candidate_and_no_artifact() -> None:
     found = target_status({"worse": WORSE, "slower": SLOWER}, limits())
     assert found.artifact is None

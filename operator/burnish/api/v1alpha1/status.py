@@ -154,9 +154,12 @@ class ExportStatus(ApiModel):
 class EquivalenceStatus(ApiModel):
     """The candidate's outputs against the baseline's; worst output."""
 
-    cosine: Decimal = Field(description="Median over samples.")
-    worst_cosine: Decimal = Field(description="Worst sample; minCosine is judged on it.")
-    max_absolute_error: Annotated[str, Field(max_length=32)] = Field(description="Largest difference.")
+    cosine: Decimal | None = Field(default=None, description="Median over samples; of float outputs.")
+    worst_cosine: Decimal | None = Field(default=None, description="Worst sample; of float outputs. minCosine is judged on it.")
+    max_absolute_error: Annotated[str, Field(max_length=32)] | None = Field(default=None, description="Largest difference; of float outputs.")
+    exact_match: Decimal | None = Field(
+        default=None, description="Share of equal elements in the worst sample; of outputs that are not floats, where minCosine is judged on it."
+    )
     verdict: Verdict | None = Field(default=None, description="Against constraints.equivalence; absent without a limit.")
 
 
@@ -199,7 +202,8 @@ class CandidateStatus(ApiModel):
     message: Text = Field(default="", description="The numbers behind the reason.")
     size: Quantity | None = Field(default=None, description="Bytes of the loadable files.")
     score: Decimal | None = Field(default=None, description="Score.")
-    worst_cosine: Decimal | None = Field(default=None, description="Worst sample of the worst output against the baseline.")
+    worst_cosine: Decimal | None = Field(default=None, description="Worst sample of the worst float output against the baseline.")
+    exact_match: Decimal | None = Field(default=None, description="Share of equal elements in the worst sample, of outputs that are not floats.")
     speedup: Decimal | None = Field(default=None, description="Baseline p50 / candidate p50.")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from burnish.api import numbers
 from burnish.api.job_contract import TensorDifference
 from burnish.measurement import equivalence
-from burnish.pipeline.report import figures, numbers, wording
+from burnish.pipeline.report import figures, wording
 from burnish.pipeline.report.inputs import ReportInput
 
 _MOST_NINES = 7.0
@@ -70,7 +71,7 @@ def agreement(data: ReportInput) -> str | None:
             axes.plot(ranks, nines(cosines[keep]), color=color, linewidth=1.4, label=f"{name} ({difference.output})"[:40] + _of_the_first(difference))
             axes.plot(ranks[0], nines(cosines[0]), "o", color=color, markersize=5)
             axes.annotate(
-                f"worst {wording.cosine_text(max(0.0, float(cosines[0])))}", (ranks[0], nines(cosines[0])), (8, 7),
+                f"worst {numbers.cosine(max(0.0, float(cosines[0])))}", (ranks[0], nines(cosines[0])), (8, 7),
                 textcoords="offset points", va="center", color=figures.INK, fontsize=7.5, bbox=figures.HALO,
             )  # fmt: skip
         lowest = min(float(nines(min(equivalence.known_cosines(d)))) for d in curves.values())
@@ -104,7 +105,7 @@ def sizes(data: ReportInput) -> str:
             axes.barh(position - 0.16, artifact.size_bytes / factor, height=0.32, color=color)
             axes.barh(position + 0.2, artifact.stored_bytes / factor, height=0.2, color=color, alpha=0.45)
             axes.annotate(
-                wording.size_text(artifact.size_bytes), (artifact.size_bytes / factor, position - 0.16), (5, 0),
+                numbers.size(artifact.size_bytes), (artifact.size_bytes / factor, position - 0.16), (5, 0),
                 textcoords="offset points", va="center", color=figures.INK, fontsize=8, bbox=figures.HALO,
             )  # fmt: skip
         largest = max(max(a.size_bytes, a.stored_bytes) for _, a in facts) / factor
@@ -112,7 +113,7 @@ def sizes(data: ReportInput) -> str:
         axes.set_yticks(range(len(facts)), [side for side, _ in facts], color=figures.INK)
         axes.grid(visible=False, axis="y")
 
-    label = "Sizes: " + ", ".join(f"{side} {wording.size_text(artifact.size_bytes)}" for side, artifact in facts)
+    label = "Sizes: " + ", ".join(f"{side} {numbers.size(artifact.size_bytes)}" for side, artifact in facts)
     return figures.draw("sizes", 0.75 + 0.42 * len(facts), plot, label)
 
 

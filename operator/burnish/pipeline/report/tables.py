@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from burnish import names
+from burnish.api import numbers
 from burnish.api.v1alpha1.status import Served, Verdict
 from burnish.measurement.limits import Judgement
-from burnish.pipeline.report import numbers, wording
+from burnish.pipeline.report import wording
 from burnish.pipeline.report.inputs import ReportInput
 
 
@@ -49,14 +50,14 @@ def tiles(data: ReportInput) -> list[Tile]:
     found = []
     if data.shown and (speed := data.speed(name)) is not None:
         interval = wording.speedup(speed)
-        found.append(Tile("Speedup at the client", f"{numbers.center(interval)}×", f"99 % interval {numbers.between(interval)}"))
+        found.append(Tile("Speedup at the client", numbers.times(numbers.center(interval)), f"99 % interval {numbers.between(interval)}"))
     if latencies := data.latencies(name):
         before = f"baseline {numbers.center(data.latencies(names.BASELINE)[0].p50, ' ms')}" if data.shown else ""
         found.append(Tile("Median latency (p50)", numbers.center(latencies[0].p50, " ms"), before))
         found.append(Tile("Tail latency (p99)", numbers.center(latencies[0].p99, " ms"), f"99 % interval {numbers.between(latencies[0].p99)}"))
     if name in data.record.sides:
-        before = f"baseline {wording.size_text(data.record.sides[names.BASELINE].artifact.size_bytes)}" if data.shown else ""
-        found.append(Tile("Size", wording.size_text(data.record.sides[name].artifact.size_bytes), before))
+        before = f"baseline {numbers.size(data.record.sides[names.BASELINE].artifact.size_bytes)}" if data.shown else ""
+        found.append(Tile("Size", numbers.size(data.record.sides[name].artifact.size_bytes), before))
     if data.shown and (score := data.summary(name).score) is not None:
         drop = wording.drop_interval(score)
         found.append(
@@ -109,7 +110,7 @@ def environment(data: ReportInput) -> list[tuple[str, str]]:
         ("CPU given to the server", f"{where.cpu_limit}, held by {where.cpu_enforcement}"),
         ("Threads", str(where.threads)),
         ("Memory given to the server", where.memory_limit),
-        ("Machine", f"{where.node}, {wording.size_text(where.memory_bytes)}, kernel {where.kernel}"),
+        ("Machine", f"{where.node}, {numbers.size(where.memory_bytes)}, kernel {where.kernel}"),
         ("Triton", where.triton),
         ("Versions", ", ".join(f"{name} {version}" for name, version in sorted(where.versions.items()))),
         ("Measured", data.record.measured_at),
@@ -157,11 +158,11 @@ def _size(data: ReportInput, side: str) -> Cell:
     facts = data.record.sides.get(side)
     if facts is None:
         return Cell()
-    details = [f"{wording.size_text(facts.artifact.stored_bytes)} stored"]
+    details = [f"{numbers.size(facts.artifact.stored_bytes)} stored"]
     if facts.peak_memory_bytes:
-        details.append(f"{wording.size_text(facts.peak_memory_bytes)} of memory at most under load")
+        details.append(f"{numbers.size(facts.peak_memory_bytes)} of memory at most under load")
     phrase = f" ({wording.size_phrase(data, side)})" if side != names.BASELINE else ""
-    return Cell(wording.size_text(facts.artifact.size_bytes) + phrase, ", ".join(details))
+    return Cell(numbers.size(facts.artifact.size_bytes) + phrase, ", ".join(details))
 
 
 def _latency(data: ReportInput, side: str) -> Cell:
@@ -213,12 +214,12 @@ def _equivalence(data: ReportInput, side: str) -> Cell:
     if found.non_finite_samples:
         details.append(f"NaN or infinite in {found.non_finite_samples} samples")
     if found.worst_cosine is None or found.cosine is None:
-        text = f"{100 * found.exact_match:.3g} % equal in the worst sample" if found.exact_match is not None else ""
+        text = f"{numbers.percent(found.exact_match)} equal in the worst sample" if found.exact_match is not None else ""
         return Cell(text, ", ".join(details))
-    details.insert(0, f"median {wording.cosine_text(found.cosine)}")
+    details.insert(0, f"median {numbers.cosine(found.cosine)}")
     if found.exact_match is not None:
-        details.append(f"other outputs {100 * found.exact_match:.3g} % equal in the worst sample")
-    return Cell(f"worst cosine {wording.cosine_text(found.worst_cosine)}", ", ".join(details))
+        details.append(f"other outputs {numbers.percent(found.exact_match)} equal in the worst sample")
+    return Cell(f"worst cosine {numbers.cosine(found.worst_cosine)}", ", ".join(details))
 
 
 def _limit(judgement: Judgement | None, name: str) -> Cell:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from burnish import names
+from burnish.api import numbers
 from burnish.api.job_contract import Estimate, LatencySummary, ScoreSummary, SpeedSummary
-from burnish.api.scalars import format_bytes, format_decimal
+from burnish.api.scalars import format_decimal
 from burnish.api.v1alpha1.optimized_model import Constraints, Metric
 from burnish.api.v1alpha1.status import Served, State, Verdict
 from burnish.errors import Reason
-from burnish.pipeline.report import numbers
 from burnish.pipeline.report.inputs import ReportInput
 
 
@@ -57,10 +57,10 @@ def speed_phrase(data: ReportInput, candidate: str) -> str:
         return ""
     interval = speedup(speed)
     if interval.low > 1:
-        return f"{numbers.center(interval)}× faster ({numbers.between(interval)})"
+        return f"{numbers.times(numbers.center(interval))} faster ({numbers.between(interval)})"
     if interval.high < 1:
         slower = numbers.reciprocal(interval)
-        return f"{numbers.center(slower)}× slower ({numbers.between(slower)})"
+        return f"{numbers.times(numbers.center(slower))} slower ({numbers.between(slower)})"
     return f"as fast as the baseline ({numbers.between(interval)})"
 
 
@@ -71,7 +71,7 @@ def size_phrase(data: ReportInput, candidate: str) -> str:
     if not baseline or not optimized or abs(baseline - optimized) < 0.005 * baseline:
         return "of the same size"
     ratio = max(baseline, optimized) / min(baseline, optimized)
-    return f"{ratio:.3g}× {'smaller' if optimized < baseline else 'larger'}"
+    return f"{numbers.times(ratio)} {'smaller' if optimized < baseline else 'larger'}"
 
 
 def speedup(speed: SpeedSummary) -> Estimate:
@@ -82,7 +82,7 @@ def speedup(speed: SpeedSummary) -> Estimate:
 def speedup_text(speed: SpeedSummary) -> str:
     """`2.41× (2.33–2.49)`."""
     interval = speedup(speed)
-    return f"{numbers.center(interval)}× ({numbers.between(interval)})"
+    return f"{numbers.times(numbers.center(interval))} ({numbers.between(interval)})"
 
 
 def throughput_text(latency: LatencySummary) -> str:
@@ -90,12 +90,6 @@ def throughput_text(latency: LatencySummary) -> str:
     width = (latency.p50.high - latency.p50.low) / latency.p50.estimate
     rate = float(f"{latency.throughput_per_second:.{3 if width < 0.05 else 2}g}")
     return f"{format_decimal(rate, 1)} samples/s"
-
-
-def size_text(size_bytes: int) -> str:
-    """`98 MiB`."""
-    text = format_bytes(size_bytes)
-    return f"{text[:-2]} {text[-2:]}B" if text.endswith("i") else f"{text} B"
 
 
 def drop_interval(score: ScoreSummary) -> Estimate:
@@ -107,16 +101,6 @@ def score_text(score: ScoreSummary) -> str:
     """`0.9800, drop 0.0011 (at most 0.0046)`."""
     drop = drop_interval(score)
     return f"{numbers.text(score.candidate, drop, 2)}, drop {numbers.text(drop.estimate, drop, 2)} (at most {numbers.text(drop.high, drop, 2)})"
-
-
-def cosine_text(cosine: float) -> str:
-    """A cosine with two digits after its nines: `0.99931`."""
-    if cosine >= 1:
-        return "1"
-    digits = 2
-    while digits < 7 and round(cosine, digits - 1) >= 1:
-        digits += 1
-    return f"{cosine:.{min(7, digits + 1)}f}"
 
 
 def limit_label(name: str, constraints: Constraints) -> str:
