@@ -259,6 +259,17 @@ def test_notes_tell_what_to_do_next(helm, flags) -> None:
 def test_docs_name_every_value() -> None:
     text = (ROOT / "docs/install.md").read_text()
     named = set(re.findall(r"^\| `([\w.]+)`", text, flags=re.MULTILINE))
-    tops = {path for path, node in leaves(SCHEMA).items() if "properties" not in node and path != "global"}
-    assert tops <= named | {"steps.heavy", "steps.client", "steps.light"}
-    assert named <= tops | {"images.optimizers.onnx", "steps"}
+    values = {path for path, node in leaves(SCHEMA).items() if "properties" not in node and path != "global"}
+    assert named == values - {"images.optimizers"} | {"images.optimizers.onnx"}
+
+
+def test_docs_name_every_right(helm) -> None:
+    text = (ROOT / "docs/install.md").read_text()
+    told = {}
+    for line in text[text.index("## What the controller may do") : text.index("## Without rights")].splitlines():
+        if match := re.match(r"\| ([\w/]+)(?: \(([\w.]+)\)|, [\w ]+)? \| ([a-z; ]+?)(?: of its own)? \|", line):
+            told[match[1], match[2] or ""] = set(re.findall(r"[a-z]+", match[3]))
+    rules = rules_of(helm.template(store__uri="", store__volume__enabled="true"))
+    known = {(resource, group if resource == "events" else ""): verbs for (group, resource), verbs in rules.items()}
+    assert told.pop(("resource", "")) == {"verbs"}
+    assert told == known
