@@ -92,6 +92,8 @@ def test_digits_status_fills_every_documented_field_that_applies(digits):
         "targets[].step",  # nothing is running any more
         *ON_CLUSTERS_ONLY,
         "targets[].equivalence.verdict",  # the manifest sets no limit on it
+        "targets[].equivalence.exactMatch",  # of outputs that are not floats
+        "targets[].candidates[].exactMatch",
         *(f"lastFailure{rest}" for rest in ("", ".target", ".step", ".reason", ".message", ".time")),
     }
 
