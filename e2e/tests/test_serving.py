@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from traffic import Traffic, infer
 
 from installation import ROOT, Installation, Space, condition, is_ready, is_stalled
+from traffic import Traffic, infer
 
 DIGITS = yaml.safe_load((ROOT / "examples/cluster/digits.yaml").read_text())
 
@@ -125,7 +125,7 @@ def test_wrong_byte_in_the_store_is_never_served(served: Space, installation: In
     model = served.model("digits")
     before = model["status"]["targets"][0]["revision"]
     files = installation.files()
-    blobs = {f.rpartition("/")[2]: f for f in files.find("burnish/demo") if "/blobs/sha256/" in f}
+    blobs = {f.rpartition("/")[2]: f for f in files.find("burnish/demo") if f"/{served.name}/" in f and "/blobs/sha256/" in f}
     manifest = json.loads(files.cat_file(blobs[model["status"]["targets"][0]["artifact"]["digest"].removeprefix("sha256:")]))
     largest = blobs[max(manifest["layers"], key=_size)["digest"].removeprefix("sha256:")]
     content = files.cat_file(largest)

@@ -5,6 +5,7 @@ HOST_IP=10.200.$N.1  NODE_IP=10.200.$N.2  # veth pair host <-> netns (/30)
 POD_CIDR=10.201.$N.0/24  POD_GW=10.201.$N.1
 SVC_CIDR=10.202.$N.0/24  SVC_API=10.202.$N.1  SVC_DNS=10.202.$N.10
 SOCK=$DIR/containerd/c.sock               # a unix socket path holds 107 characters at most
+SYSCTL=/run/burnish-cluster.sysctl         # of this machine before the first cluster
 CG=/sys/fs/cgroup
 export KUBECONFIG=$DIR/admin.kubeconfig
 

@@ -12,7 +12,7 @@ mkdir -p "$DIR"/{pki,run,log,containerd,kubelet,podlogs,manifests,cni}
 mkdir -p "$PROCS/$KC-sys"
 for c in $(cgroups); do [ ! -d "$c" ] || mkdir -p "$c/$KC"; done
 if [ $CGROUP_VERSION = 2 ]; then echo "+cpu +cpuset +memory +pids +io" > $CG/cgroup.subtree_control 2>/dev/null || true; fi
-[ -f "$DIR/sysctl" ] || sysctl vm.overcommit_memory kernel.panic kernel.panic_on_oops > "$DIR/sysctl"   # the kubelet sets these
+[ -f "$SYSCTL" ] || sysctl vm.overcommit_memory kernel.panic kernel.panic_on_oops > "$SYSCTL"   # the kubelet sets these
 if [ $CGROUP_VERSION = 1 ]; then
   cat $CG/cpuset/cpuset.cpus > $CG/cpuset/$KC/cpuset.cpus
   cat $CG/cpuset/cpuset.mems > $CG/cpuset/$KC/cpuset.mems
