@@ -110,6 +110,8 @@ def progress(job: JobView, pods: list[PodView]) -> Progress:
 
 def container_progress(pod: PodView) -> Progress:
     """How far a pod that has a node is."""
+    if not pod.containers:  # the kubelet has not reported yet
+        return Progress("starting")
     for container in pod.containers:
         if _is_done(container) or (container.name == TRITON and container.state == "running"):
             continue
@@ -136,7 +138,8 @@ def waited_too_long(job: JobView, pods: list[PodView], limit_seconds: float, now
     """Seconds that an active Job may still wait for a node; 0 or less when its time is over. None once it has a node, or is suspended."""
     if job.is_suspended or any(not p.is_deleting and (p.phase != "Pending" or not p.unschedulable) for p in pods):
         return None
-    return (job.created + timedelta(seconds=limit_seconds) - now).total_seconds()
+    since = max(job.started or job.created, *(p.created for p in pods), job.created)  # the time in which it was suspended doesn't count
+    return (since + timedelta(seconds=limit_seconds) - now).total_seconds()
 
 
 def lacks_room(pod: PodView) -> bool:

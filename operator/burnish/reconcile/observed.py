@@ -72,6 +72,8 @@ class JobView:
     reason: str = ""
     """Of the condition Failed: BackoffLimitExceeded, PodFailurePolicy ..."""
     text: str = ""
+    started: datetime | None = None
+    """status.startTime: set again when a suspended Job goes on."""
     is_suspended: bool = False
     """By Kueue or somebody else: waiting then counts for nobody."""
     is_deleting: bool = False

@@ -150,6 +150,9 @@ class _TargetRollout:
         left = self._drain_left() if old else 0.0
         removals = tuple(Delete("Deployment", d.name, d.uid) for d in old) if left <= 0 else ()
         complete = not old and deployment.replicas == self.wanted_replicas and self._answers(deployment)
+        times = [left] if old and left > 0 else []
+        if not self._answers(deployment) and self._left(deployment) > 0:
+            times.append(self._left(deployment))  # nothing happens in the cluster when its time is over
         return Rollout(
             actions=(*self._scale(deployment), *removals),
             active=revision,
@@ -158,7 +161,7 @@ class _TargetRollout:
             is_complete=complete,
             is_active=True,
             problem=None if self._answers(deployment) else self._problem(deployment) or self._overdue(deployment),
-            requeue_seconds=left if old and left > 0 else None,
+            requeue_seconds=min(times, default=None),
         )
 
     def _wait(self, deployment: DeploymentView, revision: str) -> Rollout:
@@ -213,7 +216,7 @@ class _TargetRollout:
 
     def _answers(self, deployment: DeploymentView) -> bool:
         """As many servers as are wanted have answered the golden request."""
-        return deployment.is_observed and deployment.available >= min(deployment.replicas, self.wanted_replicas)
+        return deployment.is_observed and deployment.available >= min(max(deployment.replicas, 1), self.wanted_replicas)
 
     def _problem(self, deployment: DeploymentView) -> jobs.Failure | None:
         """What keeps its pods from answering, in the words of whoever knows."""

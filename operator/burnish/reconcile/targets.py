@@ -62,7 +62,8 @@ def resolution(observed: Observed, run: Run, model: OptimizedModel, now: datetim
         message = jobs.result(pods)
         return Resolution(stale=job) if message is None or message.resolved is None else Resolution(message=message.resolved)
     if job.state == "failed":
-        return Resolution(failure=jobs.failure(job, pods))
+        known = _remembered_failure(observed, run) if not pods else None  # pods are collected first, and the reason was theirs
+        return Resolution(failure=known or jobs.failure(job, pods))
     left = jobs.waited_too_long(job, pods, duration_seconds(model.spec.jobs.queue_timeout), now)
     if left is not None and left <= 0:
         return Resolution(failure=_queue_timeout(model, job, pods), stale=job)
@@ -99,9 +100,20 @@ def remembered(observed: Observed, run: Run, target: str) -> api.TargetStatus | 
     return None
 
 
+def _remembered_failure(observed: Observed, run: Run) -> jobs.Failure | None:
+    """Why this very run's resolve Job failed, as the status holds it."""
+    for known in observed.status.targets if observed.status else ():
+        if known.state is State.Failed and known.reason is not None and known.job_ref is not None and known.job_ref.name == run.resolve_job:
+            return jobs.Failure(known.reason, known.message, known.step)
+    return None
+
+
 def _from_job(observed: Observed, run: Run, model: OptimizedModel, target: str, job: JobView, now: datetime) -> Answer:
     pods = jobs.pods_of(observed, job)
     if job.state == "failed":
+        known = remembered(observed, run, target) if not pods else None  # pods are collected first, and the reason was theirs
+        if known is not None:
+            return Answer(known, is_final=True)
         return Answer(_failed(target, jobs.failure(job, pods), job.name), is_final=True)
     if job.state == "succeeded":
         message = jobs.result(pods)

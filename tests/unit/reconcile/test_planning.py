@@ -1,0 +1,155 @@
+"""Whole lives of a resource, driven through the planner."""
+
+import dataclasses
+from datetime import timedelta
+
+import pytest
+from tests.unit.reconcile.world import START, World, published
+
+from burnish.api.v1alpha1.optimized_model import OptimizedModel
+from burnish.api.v1alpha1.status import Phase
+from burnish.errors import Reason
+from burnish.manifests.settings import Settings
+from burnish.reconcile import jobs
+from burnish.reconcile.observed import ContainerView, JobView, PodView
+
+SETTINGS = Settings.model_validate(
+    {"images": {"burnish": "b:1", "optimizers": {"onnx": "o:1"}, "triton": "t:1"}, "store": {"uri": "s3://models/store"}}
+)
+
+
+def make_model(source: str = "s3://models/digits.onnx", **spec) -> OptimizedModel:
+    target = {"name": "cpu", "runtime": "ONNXRuntime", "resources": {"cpu": "2", "memory": "1Gi"}}
+    metadata = {"name": "digits", "namespace": "models", "generation": 1, "uid": "uid-1"}
+    return OptimizedModel.model_validate({"metadata": metadata, "spec": {"source": {"uri": source}, "targets": [target]} | spec})
+
+
+def served() -> World:
+    world = World(make_model(), SETTINGS)
+    world.settle()
+    return world
+
+
+def edited() -> World:
+    world = served()
+    world.edit(make_model("s3://models/other.onnx"))
+    world.answer = lambda target: published(target, "b")
+    return world
+
+
+def test_new_resource_ends_served_and_settled():
+    world = served()
+    assert world.observed.status.phase is Phase.Ready
+    assert sorted(world.created) == ["Deployment", "Job", "Job", "NetworkPolicy", "NetworkPolicy", "Service", "Service"]
+    assert world.plan().actions == ()
+    assert world.plan().status == world.observed.status
+
+
+def test_edit_keeps_the_old_revision_until_the_new_one_answers():
+    world = edited()
+    old = world.observed.deployments[0]
+
+    def watch(world: World) -> None:
+        world.work()
+        names = {d.labels["burnish.dev/revision"] for d in world.observed.deployments if d.ready}
+        assert all(s.selector["burnish.dev/revision"] in names for s in world.observed.services)
+
+    world.settle(watch)
+    assert world.observed.status.phase is Phase.Ready
+    assert [d.name for d in world.observed.deployments] != [old.name]
+    assert len(world.observed.deployments) == 1
+
+
+@pytest.mark.parametrize("make", [lambda: World(make_model(), SETTINGS), edited], ids=["create", "edit"])
+def test_killed_after_any_write_ends_the_same(make):
+    whole = make()
+    whole.settle()
+    for rounds in range(12):
+        for writes in range(8):
+            world = make()
+            for _ in range(rounds):
+                world.now += timedelta(seconds=world.reconcile().requeue_seconds or 0)
+                world.work()
+            world.reconcile(writes)
+            world.settle()
+            assert world.summary() == whole.summary(), (rounds, writes)
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "pod_reason", "expected"),
+    [
+        ("OOMKilled", 137, "", Reason.OutOfMemory),
+        ("Error", 143, "DeadlineExceeded", Reason.DeadlineExceeded),
+        ("Error", 137, "Evicted", Reason.StepKilled),
+        ("Error", 3, "", Reason.InternalError),
+    ],
+)
+@pytest.mark.parametrize("failing", ["resolve", "pipeline"])
+def test_failing_edit_leaves_the_old_revision_serving_and_keeps_its_reason(failing, reason, code, pod_reason, expected):
+    world = edited()
+    old = world.observed.deployments
+
+    def fail(world: World) -> None:
+        for job in [j for j in world.observed.jobs if j.state == "active"]:
+            if job.labels["burnish.dev/component"] != failing:
+                world.finish(job)
+                continue
+            world.end(job, "failed", ContainerView(name="build", state="terminated", reason=reason, exit_code=code), reason=pod_reason)
+
+    world.settle(fail)
+    told = world.observed.status
+    assert (told.phase, told.last_failure.reason, world.observed.deployments) == (Phase.Failed, expected, old)
+    assert world.observed.services[0].selector["burnish.dev/revision"] == old[0].labels["burnish.dev/revision"]
+    failed = next(j for j in world.observed.jobs if j.state == "failed")
+    world.observed = dataclasses.replace(world.observed, pods=tuple(p for p in world.observed.pods if p.owner_uid != failed.uid))  # collected
+    assert world.plan().status == told
+
+
+def test_job_deleted_by_hand_is_made_again():
+    world = World(make_model(), SETTINGS)
+    world.reconcile()
+    world.observed = dataclasses.replace(world.observed, jobs=())
+    world.settle()
+    assert world.observed.status.phase is Phase.Ready
+
+
+def test_recreated_resource_trusts_nothing_of_its_predecessor():
+    old, new = served(), World(make_model(), SETTINGS, uid="uid-2")
+    new.settle()
+    assert not {j.name for j in old.observed.jobs} & {j.name for j in new.observed.jobs}
+
+
+def test_new_revision_with_no_servers_is_not_switched_to_while_some_are_wanted():
+    world = edited()
+    for _ in range(10):
+        world.reconcile()
+        for job in world.observed.jobs:
+            if job.state == "active":
+                world.finish(job)
+    old, new = world.observed.deployments
+    world.observed = dataclasses.replace(world.observed, deployments=(old, dataclasses.replace(new, replicas=0)))
+    world.reconcile()
+    assert all(s.selector["burnish.dev/revision"] == old.labels["burnish.dev/revision"] for s in world.observed.services)
+
+
+def test_time_suspended_does_not_count_as_waiting():
+    later = START + timedelta(hours=2)
+    job = JobView(name="j", uid="u", labels={}, created=START, state="active", started=later)
+    assert jobs.waited_too_long(job, [], 600, later) == 600
+
+
+def test_pod_without_reports_is_starting():
+    pod = PodView(name="p", labels={}, phase="Pending", owner_uid="u", created=START)
+    assert jobs.container_progress(pod).step == "starting"
+
+
+def test_first_revision_that_never_answers_is_looked_at_again_when_its_time_is_over():
+    world = World(make_model(), SETTINGS)
+    for _ in range(10):
+        plan = world.reconcile()
+        for job in [j for j in world.observed.jobs if j.state == "active"]:
+            world.finish(job)
+    assert plan.requeue_seconds is not None
+    world.now += timedelta(seconds=plan.requeue_seconds)
+    rollout = next(c for c in world.plan().status.conditions if c.type == "RolloutComplete")
+    assert (rollout.status, rollout.reason) == ("False", Reason.RolloutTimedOut)
