@@ -1,0 +1,375 @@
+"""The operator against a real apiserver, with faults: killed after any write, events lost, two at once, objects of others in its way.
+
+The oracle of each is the run without the fault: the same end, and the same writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import yaml
+from control_plane import MERGE, ROOT, ControlPlane
+from node import Node, failed
+
+from burnish import names
+from burnish.api import manifest
+from burnish.controller import apiserver
+from burnish.controller.apiserver import ApiError, ApiServer
+from burnish.controller.operator import Operator
+from burnish.manifests.settings import Settings
+from burnish.reconcile import runs
+
+MODEL = yaml.safe_load((ROOT / "examples/cluster/digits.yaml").read_text())
+SETTLE_SECONDS = 60
+WRITES = ("POST", "PATCH", "DELETE")
+
+
+def settings(namespace: str, **changes: Any) -> Settings:
+    return Settings.model_validate(
+        {
+            "images": {"burnish": "b:1", "optimizers": {"onnx": "o:1"}, "triton": "t:1"},
+            "store": {"uri": "s3://b/x"},
+            "watchNamespaces": [namespace],
+            "leaseNamespace": namespace,
+            "drain": "1s",
+            "resync": "200ms",
+            **changes,
+        }
+    )
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class Recorder(ApiServer):
+    """An apiserver connection that keeps what was written, and dies when it is told to."""
+
+    def __init__(self, inner: ApiServer, *, dies_after: int | None = None) -> None:
+        self._inner, self._left = inner, dies_after
+        self.written: list[tuple[str, str]] = []
+        self.fails: Callable[[str, str], bool] = lambda method, path: False
+
+    async def request(self, method: str, path: str, **facts: Any) -> dict[str, Any]:
+        if self.fails(method, path):
+            raise ApiError(409, "Conflict", "the object has been modified")
+        answer = await self._inner.request(method, path, **facts)
+        if method in WRITES and "/events" not in path:
+            name = f"{path}/{facts['body']['metadata']['name']}" if method == "POST" else path
+            self.written.append((method, name))
+            if self._left is not None:
+                self._left -= 1
+                if self._left == 0:
+                    raise Killed
+        return answer
+
+
+@contextlib.asynccontextmanager
+async def connected(api: ControlPlane) -> AsyncIterator[ApiServer]:
+    os.environ["KUBECONFIG"] = str(api.kubeconfig)
+    async with apiserver.connect() as found:
+        yield found
+
+
+class World:
+    """One model in one namespace, its node, and operators that come and go."""
+
+    def __init__(self, api: ControlPlane, namespace: str) -> None:
+        self.api, self.namespace = api, namespace
+        self.node = Node(api, namespace)
+        self.model = copy.deepcopy(MODEL)
+        self.model["metadata"] = {"name": "digits", "namespace": namespace}
+
+    def create(self) -> None:
+        assert self.api.create_model(self.namespace, self.model).status == 201
+
+    def edit(self) -> None:
+        """A limit that makes another run, and another artifact."""
+        answer = self.api.request("PATCH", self.path(), {"spec": {"constraints": {"maxSlowdownPercent": 7}}}, content_type=MERGE)
+        assert answer.status == 200, answer.message
+
+    def delete(self) -> None:
+        self.api.request("DELETE", self.path())
+
+    def path(self) -> str:
+        return self.api.models(self.namespace, "digits")
+
+    def seen(self) -> dict[str, Any]:
+        return self.api.request("GET", self.path()).body
+
+    def children(self) -> dict[str, list[str]]:
+        """Names, by kind."""
+        selector = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+        found = {}
+        for resource in (apiserver.JOB, apiserver.DEPLOYMENT, apiserver.SERVICE, apiserver.NETWORK_POLICY):
+            answer = self.api.request("GET", resource.path(self.namespace), labelSelector=selector)
+            found[resource.kind] = sorted(o["metadata"]["name"] for o in answer.body["items"])
+        return found
+
+    def is_settled(self) -> bool:
+        """Ready for its newest generation, or gone with all that was its own."""
+        body = self.seen()
+        if body.get("kind") == "Status":
+            return not any(self.children().values())
+        status = body.get("status", {})
+        conditions = {c["type"]: c["status"] for c in status.get("conditions", ())}
+        is_current = status.get("observedGeneration") == body["metadata"]["generation"]
+        return is_current and conditions.get("Ready") == "True" and conditions.get("RolloutComplete") == "True"
+
+    async def run(self, *, dies_after: int | None = None, until: Callable[[], bool] | None = None, **changes: Any) -> list[tuple[str, str]]:
+        """Run an operator until all is settled, or it is killed. Returns what it wrote."""
+        async with connected(self.api) as connection:
+            recorder = Recorder(connection, dies_after=dies_after)
+            operator = Operator(recorder, settings(self.namespace, **changes))
+            working = asyncio.ensure_future(operator.work())
+            try:
+                await self._settle(working, until or self.is_settled)
+            finally:
+                working.cancel()
+                with contextlib.suppress(BaseException):
+                    await working
+            return recorder.written
+
+    async def _settle(self, working: asyncio.Future[None], is_over: Callable[[], bool]) -> None:
+        end = asyncio.get_running_loop().time() + SETTLE_SECONDS
+        calm = 0
+        while calm < 3:
+            assert asyncio.get_running_loop().time() < end, f"not settled: {self.seen().get('status')} {self.children()}"
+            await asyncio.to_thread(self.node.step)
+            if working.done():
+                return
+            calm = calm + 1 if await asyncio.to_thread(is_over) else 0
+            await asyncio.sleep(0.1)
+
+    def end(self) -> dict[str, Any]:
+        """What it came to, without times and identities."""
+        status = self.seen().get("status", {})
+        for condition in status.get("conditions", ()):
+            condition.pop("lastTransitionTime")
+        return {"status": status, "children": self.children()}
+
+
+def _relative(written: list[tuple[str, str]], world: World, uid: str) -> list[tuple[str, str]]:
+    """Writes without what is particular to one resource: its namespace, and hashes that hold its uid."""
+    jobs = {name: f"job-{index}" for index, name in enumerate(dict.fromkeys(n for _, n in written if "/jobs/" in n))}
+    revisions = {name: f"deployment-{index}" for index, name in enumerate(dict.fromkeys(n for _, n in written if "/deployments/" in n))}
+    return [(method, jobs.get(name) or revisions.get(name) or name.replace(world.namespace, "NS")) for method, name in written]
+
+
+def _children_only(written: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Progress in the status depends on when one looks."""
+    return sorted(w for w in written if not w[1].endswith("/status"))
+
+
+def _scenario(action: str, world: World) -> None:
+    """Bring the world to just before `action` with an operator that nothing happens to, then do it."""
+    if action in ("edit", "delete"):
+        world.create()
+        asyncio.run(world.run())
+    getattr(world, action)()
+
+
+def _count(api: ControlPlane, namespace: str, action: str) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+    world = World(api, namespace)
+    _scenario(action, world)
+    written = asyncio.run(world.run())
+    return _children_only(_relative(written, world, "")), {k: len(v) for k, v in world.end()["children"].items()}
+
+
+def _killed_at(api: ControlPlane, action: str, number: int, expected: tuple[list[tuple[str, str]], dict[str, Any]]) -> bool:
+    """One kill; False where there is no such write."""
+    namespace = api.create_namespace(f"{action}-{number}")
+    world = World(api, namespace)
+    try:
+        _scenario(action, world)
+        before = asyncio.run(world.run(dies_after=number))
+        if len(before) < number:
+            return False
+        after = asyncio.run(world.run())
+        assert _children_only(_relative(before + after, world, "")) == expected[0], f"killed after write {number} of {action}: {before} | {after}"
+        assert {k: len(v) for k, v in world.end()["children"].items()} == expected[1]
+        assert world.seen().get("kind") == "Status" or world.is_settled()
+        return True
+    finally:
+        api.delete_namespace(namespace)
+
+
+@pytest.mark.parametrize(("action", "number"), [("create", 1), ("create", 3), ("edit", 2), ("edit", 5)])
+def test_killed_after_a_write_it_goes_on(api: ControlPlane, namespace: str, action: str, number: int) -> None:
+    assert _killed_at(api, action, number, _count(api, namespace, action))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("action", ["create", "edit"])
+def test_killed_after_any_write_it_goes_on(api: ControlPlane, namespace: str, action: str) -> None:
+    expected = _count(api, namespace, action)
+    number = 1
+    while _killed_at(api, action, number, expected):
+        number += 1
+    assert number > 5
+
+
+def test_restart_with_settled_models_writes_nothing(api: ControlPlane, namespace: str) -> None:
+    world = World(api, namespace)
+    world.create()
+    assert asyncio.run(world.run())
+    assert asyncio.run(world.run()) == []
+
+
+def test_edited_three_times_and_deleted_while_it_is_down(api: ControlPlane, namespace: str) -> None:
+    world = World(api, namespace)
+    world.create()
+    asyncio.run(world.run())
+    for percent in (4, 5, 6):
+        api.request("PATCH", world.path(), {"spec": {"constraints": {"maxSlowdownPercent": percent}}}, content_type=MERGE)
+    written = asyncio.run(world.run())
+    made = [name for method, name in written if method == "POST" and "/jobs/" in name]
+    assert len(made) == 2  # of the last edit only: one that resolves, one pipeline
+    world.delete()
+    assert asyncio.run(world.run()) == []
+    assert not any(world.children().values())
+
+
+def test_deleted_and_made_again_trusts_nothing_of_before(api: ControlPlane, namespace: str) -> None:
+    world = World(api, namespace)
+    world.create()
+    asyncio.run(world.run())
+    before = world.children()["Job"]
+    world.delete()
+    world.create()
+    asyncio.run(world.run())
+    assert not set(before) & set(world.children()["Job"])
+    assert world.is_settled()
+
+
+def test_two_operators_at_once_come_to_the_same(api: ControlPlane, namespace: str) -> None:
+    world = World(api, namespace)
+    world.create()
+
+    async def both() -> list[list[tuple[str, str]]]:
+        return await asyncio.gather(world.run(), world.run())
+
+    first, second = asyncio.run(both())
+    made = [name for method, name in first + second if method == "POST"]
+    assert len(made) == len(set(made))  # the other's POST is refused
+    assert world.is_settled()
+    assert len(world.children()["Deployment"]) == 1
+
+
+@pytest.mark.parametrize("kind", ["Job", "Deployment", "Service"])
+def test_object_of_somebody_else_is_left_alone(api: ControlPlane, namespace: str, kind: str) -> None:
+    world = World(api, namespace)
+    resource = apiserver.BY_KIND[kind]
+    world.create()
+    if kind == "Job":  # of the run that this very resource will want
+        uid = world.seen()["metadata"]["uid"]
+        name = runs.current(manifest.parse(world.model), uid, settings(namespace)).resolve_job
+        template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "c:1"}]}}
+        spec: dict[str, Any] = {"template": template}
+    else:
+        asyncio.run(world.run())
+        selector = f"{names.LABEL_MODEL}=digits"
+        mine = api.request("GET", resource.path(namespace), labelSelector=selector).body["items"][0]
+        world.delete()
+        asyncio.run(world.run())
+        world.create()
+        name, spec = mine["metadata"]["name"], {k: v for k, v in mine["spec"].items() if k in ("selector", "template", "ports", "replicas")}
+    labels = {"whose": "theirs"}
+    foreign = {"apiVersion": resource.api_version, "kind": kind, "metadata": {"name": name, "labels": labels}, "spec": spec}
+    answer = api.request("POST", resource.path(namespace), foreign)
+    assert answer.status == 201, answer.message
+    theirs = answer.body
+
+    def is_told() -> bool:
+        conditions = {c["type"]: c for c in world.seen().get("status", {}).get("conditions", ())}
+        return conditions.get("Stalled", {}).get("reason") == "NameConflict"
+
+    asyncio.run(world.run(until=is_told))
+    still = api.request("GET", resource.path(namespace, theirs["metadata"]["name"])).body
+    assert still["metadata"]["uid"] == theirs["metadata"]["uid"]
+    assert still["spec"].get("selector") == theirs["spec"].get("selector")
+    assert "whose" in still["metadata"]["labels"]
+    api.request("DELETE", resource.path(namespace, theirs["metadata"]["name"]))
+
+
+def test_job_deleted_by_hand_is_made_again(api: ControlPlane, namespace: str) -> None:
+    world = World(api, namespace)
+    world.node.fates.pop(names.COMPONENT_PIPELINE)  # it runs for ever
+    world.create()
+
+    def jobs() -> list[str]:
+        return [j for j in world.children()["Job"] if "-cpu-" in j]
+
+    asyncio.run(world.run(until=lambda: bool(jobs())))
+    api.request("DELETE", apiserver.JOB.path(namespace, jobs()[0]), {"propagationPolicy": "Background"})
+    world.node = Node(api, namespace)
+    asyncio.run(world.run())
+    assert world.is_settled()
+
+
+@pytest.mark.parametrize(
+    ("container", "exit_code", "reason", "expected"),
+    [("compress", 137, "OOMKilled", "OutOfMemory"), ("measure", 1, "Error", "InternalError"), ("build", 143, "Error", "StepKilled")],
+)
+def test_failed_job_is_told_with_its_step(
+    api: ControlPlane, namespace: str, container: str, exit_code: int, reason: str, expected: str
+) -> None:  # fmt: skip
+    world = World(api, namespace)
+    world.node.fates[names.COMPONENT_PIPELINE] = lambda pod: failed(pod, container, exit_code, reason)
+    world.model["spec"]["jobs"] = {"backoffLimit": 0}
+    world.create()
+
+    def is_stalled() -> bool:
+        return any(c["type"] == "Stalled" and c["status"] == "True" for c in world.seen().get("status", {}).get("conditions", ()))
+
+    asyncio.run(world.run(until=is_stalled))
+    failure = world.seen()["status"]["lastFailure"]
+    assert (failure["reason"], failure["step"], failure["target"]) == (expected, container, "cpu")
+    assert world.children()["Deployment"] == []
+
+
+def test_storm_of_conflicts_ends_the_same(api: ControlPlane, namespace: str) -> None:
+    world = World(api, namespace)
+    world.create()
+
+    async def stormy() -> list[tuple[str, str]]:
+        async with connected(api) as connection:
+            recorder = Recorder(connection)
+            left = {"n": 25}
+
+            def fails(method: str, path: str) -> bool:
+                if method in WRITES and left["n"] > 0:
+                    left["n"] -= 1
+                    return left["n"] % 3 != 0
+                return False
+
+            recorder.fails = fails
+            working = asyncio.ensure_future(Operator(recorder, settings(namespace)).work())
+            try:
+                await world._settle(working, world.is_settled)
+            finally:
+                working.cancel()
+                with contextlib.suppress(BaseException):
+                    await working
+            return recorder.written
+
+    written = [name for method, name in asyncio.run(stormy()) if method == "POST"]
+    assert len(written) == len(set(written))
+
+
+def test_bad_neighbour_changes_nothing(api: ControlPlane, namespace: str) -> None:
+    """A model that this release can't read is told so, and the one beside it goes its way."""
+    world = World(api, namespace)
+    other = copy.deepcopy(world.model)
+    other["metadata"]["name"] = "neighbour"
+    other["spec"]["source"]["uri"] = "s3://models/none"
+    assert api.create_model(namespace, other).status == 201
+    world.create()
+    asyncio.run(world.run())
+    assert world.is_settled()
