@@ -43,11 +43,15 @@ demo: install ## A real Kubernetes on this machine, Burnish in it, and a model f
 demo-down: install ## End the demo's cluster and remove every trace of it
 	@$(BIN)/python e2e/demo.py down
 
-test: dev verify toolchains examples ## Every test that takes seconds: unit, golden, integration, pipeline, in this order
-	$(BIN)/pytest -m "not long" --durations=10 $(ARGS) $(wildcard tests/unit tests/golden tests/integration tests/pipeline)
+test: dev verify toolchains examples ## Every behaviour once: unit, golden, charts, a real apiserver, the pipeline, a real cluster, in this order
+	$(BIN)/pytest -m "not long" --durations=10 $(ARGS) tests/unit tests/golden
+	e2e/cluster/cluster build
+	$(BIN)/pytest -m "not long" --durations=10 $(ARGS) tests/charts tests/cluster tests/integration
+	$(BIN)/pytest -m "not long" --durations=10 $(ARGS) tests/pipeline
+	$(BIN)/pytest -m "not long" --durations=10 -v -s $(ARGS) e2e/tests
 
 test-long: dev toolchains examples ## The tests that take minutes, then the unit tests on Python 3.12
-	$(BIN)/pytest -m long --durations=10 $(ARGS) tests
+	$(BIN)/pytest -m long --durations=10 $(ARGS) tests e2e/tests
 	@$(MAKE) test-py312
 
 test-py312: $(UV) ## The unit tests on Python 3.12, if this machine has one
