@@ -52,6 +52,7 @@ def job(kept: Object, text: str = "") -> JobView:
     return JobView(
         **_common(kept),
         created=_created(kept),
+        started=datetime.fromisoformat(kept["status"]["startTime"]) if "startTime" in kept["status"] else None,
         state=state,
         reason=ended.get("reason", ""),
         text=ended.get("message", "") or text,
@@ -136,7 +137,7 @@ def _trim_model(body: Object) -> dict[str, Any]:
 
 def _trim_job(body: Object) -> dict[str, Any]:
     ended = [_pick(c, "type", "reason", "message") for c in _true(body, ("Complete", "Failed"))]
-    return {"suspend": bool(body["spec"].get("suspend")), "status": {"conditions": ended}}
+    return {"suspend": bool(body["spec"].get("suspend")), "status": {"conditions": ended, **_pick(body.get("status", {}), "startTime")}}
 
 
 def _trim_pod(body: Object) -> dict[str, Any]:
