@@ -60,7 +60,9 @@ def events(before: Sequence[Condition], now: Sequence[Condition]) -> tuple[Event
         old = known.get(condition.type)
         if old is not None and old[:2] == (condition.status, condition.reason):
             continue
-        if condition.reason in (Reason.Settled, Reason.NoLimits):
+        if condition.reason in (Reason.Settled, Reason.NoLimits) or condition.status is ConditionStatus.unknown:
+            continue
+        if old is None and condition.reason is Reason.NotServing:  # of a new resource that goes without saying
             continue
         found.setdefault(
             condition.reason, Event(_event_type(condition), condition.reason, condition.message[:_TEXT] or REASONS[condition.reason].meaning)
