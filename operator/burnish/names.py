@@ -50,6 +50,9 @@ COMPONENT_SERVER = "server"
 ANNOTATION_REQUEST = f"{GROUP}/request"
 """Of a Job's pod: what it shall do (`job_contract.JobRequest`), mounted as a file through the downward API."""
 
+ANNOTATION_SPEC = f"{GROUP}/spec"
+"""Of an object that follows the settings: hash of the spec it was made with; the apiserver's own copy has defaults filled in."""
+
 HTTP_PORT, GRPC_PORT, METRICS_PORT, PROBE_PORT = 8000, 8001, 8002, 8008
 """Of a serving pod; the first three are Triton's own defaults."""
 

@@ -105,7 +105,7 @@ workers: {{ .Values.workers }}
   verbs: [create]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [get, create]
+  verbs: [get, create, patch]
 {{- if .Values.store.volume.enabled }}
 - apiGroups: [""]
   resources: [persistentvolumeclaims]

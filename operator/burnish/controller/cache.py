@@ -1,15 +1,15 @@
 """What the controller knows of the cluster: the resources and their children, from watches, lists and the answers to its own writes.
 
 Watches may be late, repeat themselves or lose an event. So an object only ever replaces an older version of itself, one that is gone stays gone, and
-a list of everything (`replace`) settles the rest. Planning on what is out of date does no harm: every write names the uid that it means.
+a list of everything (`drop_unlisted`) settles the rest. Planning on what is out of date does no harm: every write names the uid that it means.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Set
+from typing import Any, NamedTuple
 
 from burnish import names
 from burnish.controller import views
@@ -26,6 +26,28 @@ class _Entry:
     kept: bytes
 
 
+class Item(NamedTuple):
+    """An object on its way into the cache: all that will be kept of it, and no more."""
+
+    kind: str
+    key: Key
+    name: str
+    uid: str
+    version: int
+    kept: bytes
+    is_deleted: bool = False
+
+
+def prepare(kind: str, body: Object, *, is_deleted: bool = False) -> Item | None:
+    """What will be kept of an object; None where it belongs to no resource. Needs no cache, so any thread may do it."""
+    key = _key(kind, body)
+    if key is None:
+        return None
+    metadata = body["metadata"]
+    kept = b"" if is_deleted else views.trim(kind, body)
+    return Item(kind, key, metadata["name"], metadata["uid"], int(metadata["resourceVersion"]), kept, is_deleted)
+
+
 class Cache:
     """All that is known, by resource."""
 
@@ -40,29 +62,27 @@ class Cache:
 
     def seen(self, kind: str, body: Object) -> Key | None:
         """An object as the apiserver shows it. Returns whose it is, if it is news."""
-        key = _key(kind, body)
-        metadata = body["metadata"]
-        if key is None or metadata["uid"] in self._gone:
-            return None
-        entries = self._objects.setdefault(key, {})
-        known = entries.get((kind, metadata["name"]))
-        version = int(metadata["resourceVersion"])
-        if known is not None and known.version > version:
-            return None
-        kept = views.trim(kind, body)
-        if known is not None and known.kept == kept:
-            known.version = version
-            return None
-        entries[kind, metadata["name"]] = _Entry(metadata["uid"], version, kept)
-        return key
+        item = prepare(kind, body)
+        return self.put(item) if item is not None else None
 
-    def deleted(self, kind: str, body: Object) -> Key | None:
-        """An object that is gone. Returns whose it was, if it was known."""
-        key = _key(kind, body)
-        return self.forget(kind, key, body["metadata"]["name"], body["metadata"]["uid"]) if key is not None else None
+    def put(self, item: Item) -> Key | None:
+        """The same, of what was prepared elsewhere."""
+        if item.is_deleted:
+            return self.forget(item.kind, item.key, item.name, item.uid)
+        if item.uid in self._gone:
+            return None
+        entries = self._objects.setdefault(item.key, {})
+        known = entries.get((item.kind, item.name))
+        if known is not None and known.version > item.version:
+            return None
+        if known is not None and known.kept == item.kept:
+            known.version = item.version
+            return None
+        entries[item.kind, item.name] = _Entry(item.uid, item.version, item.kept)
+        return item.key
 
     def forget(self, kind: str, key: Key, name: str, uid: str) -> Key | None:
-        """The same, where only its name is at hand."""
+        """An object that is gone. Returns whose it was, if it was known."""
         self._gone.add(uid)
         entries = self._objects.get(key, {})
         known = entries.get((kind, name))
@@ -71,15 +91,9 @@ class Cache:
         self._remove(key, kind, name)
         return key
 
-    def replace(self, kind: str, items: Iterable[Object], version: int) -> set[Key]:
-        """A list of all objects of a kind, as of `version`. Returns whose objects were news."""
+    def drop_unlisted(self, kind: str, listed: Set[str], version: int) -> set[Key]:
+        """Forget what a list of all objects of a kind, as of `version`, did not hold. Returns whose objects those were."""
         changed: set[Key] = set()
-        listed: set[str] = set()
-        for body in items:
-            listed.add(body["metadata"]["uid"])
-            key = self.seen(kind, body)
-            if key is not None:
-                changed.add(key)
         for key, entries in list(self._objects.items()):
             for (found, name), entry in list(entries.items()):
                 if found == kind and entry.uid not in listed and entry.version <= version:

@@ -6,6 +6,7 @@ to the planner, and told in the status. Every other refusal is an `ApiError`, an
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import secrets
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 
 from burnish import names
 from burnish.api import manifest
+from burnish.api.v1alpha1.optimized_model import OptimizedModel
 from burnish.api.v1alpha1.status import Status
 from burnish.controller import apiserver, views
 from burnish.controller.apiserver import ApiError, ApiServer
@@ -30,8 +32,11 @@ LOG = logging.getLogger(__name__)
 
 _REFUSED = (400, 403, 422)
 _NOTE = 1024
+_PARSED = 64
+"""Specs that are kept parsed; all of them would be most of the memory."""
 _NO_POD_SECONDS = 5.0
 """A Job is given this long for a pod; then its events are asked why there is none."""
+NOBODY = Key("", "")
 CONTROLLER = f"{names.GROUP}/controller"
 
 
@@ -52,9 +57,11 @@ class Cluster:
         self._settings = settings
         self._identity = identity
         self._obstacles: dict[Key, Obstacles] = {}
-        self._claims: set[str] = set()
-        """Namespaces that have the store's volume claim."""
+        self._shared: set[tuple[str, str]] = set()
+        """Namespace and kind of what is there once per namespace and nobody's."""
         self._nodes = 0
+        self._models: dict[tuple[Key, str, int], tuple[OptimizedModel | None, str]] = {}
+        self._events: asyncio.Queue[tuple[Key, str, Event]] = asyncio.Queue()
 
     # --- reading ----------------------------------------------------------------------------------------------------------------------
 
@@ -68,14 +75,18 @@ class Cluster:
         selector = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
         for resource in (apiserver.MODEL, *apiserver.WATCHED):
             query = {} if resource is apiserver.MODEL else {"labelSelector": selector}
-            items: list[dict[str, Any]] = []
+            listed: set[str] = set()
             versions = []
             for namespace in self._settings.watch_namespaces or (None,):
-                found = await self._api.list(resource, namespace, **query)
-                items += found["items"]
-                versions.append(int(found["metadata"]["resourceVersion"]))
-            changed |= self.cache.replace(resource.kind, items, min(versions))
+                async for page in self._api.pages(resource, namespace, **query):
+                    for body in page["items"]:
+                        listed.add(body["metadata"]["uid"])
+                        changed.add(self.cache.seen(resource.kind, body) or NOBODY)
+                    versions.append(int(page["metadata"]["resourceVersion"]))
+            changed |= self.cache.drop_unlisted(resource.kind, listed, min(versions))
+        changed.discard(NOBODY)
         self.cache.forget_gone()
+        self._shared.clear()
         volume = self._settings.store.volume
         if volume is not None and volume.access_mode != "ReadWriteMany":
             self._nodes = await self._count_nodes()
@@ -96,7 +107,7 @@ class Cluster:
         kept = {kind: [c for c in self.cache.children(key, kind) if c["metadata"]["owner"] == uid] for kind in ("Job", "Deployment", "Service")}
         pods = tuple(views.pod(c) for c in self.cache.children(key, "Pod"))
         obstacles = self._obstacles.get(key, Obstacles())
-        model, invalid = _parse(body)
+        model, invalid = self._parsed(key, body)
         return Observed(
             key=key,
             uid=uid,
@@ -111,9 +122,17 @@ class Cluster:
             services=tuple(views.service(c) for c in kept["Service"]),
             conflicts=obstacles.conflicts,
             refusals=obstacles.refusals,
-            has_store_claim=key.namespace in self._claims,
             nodes=self._nodes,
         )
+
+    def _parsed(self, key: Key, body: dict[str, Any]) -> tuple[OptimizedModel | None, str]:
+        """The spec as this release reads it; of those looked at last it is known."""
+        which = (key, body["metadata"]["uid"], body["metadata"]["generation"])
+        found = self._models.pop(which, None) or _parse(body)
+        self._models[which] = found
+        if len(self._models) > _PARSED:
+            del self._models[next(iter(self._models))]
+        return found
 
     async def _job(self, key: Key, kept: dict[str, Any], with_pods: set[str]) -> JobView:
         """A Job. Why the apiserver takes no pod of it stands in its events and nowhere else."""
@@ -194,8 +213,13 @@ class Cluster:
             raise
         self.cache.seen(names.KIND, answer)
         for event in plan.events:
-            await self._post(seen, event)
+            self._events.put_nowait((seen.key, seen.uid, event))
         return True
+
+    async def post_events(self) -> None:
+        """Post events until cancelled: one after the other, so that they never hold up a reconcile."""
+        while True:
+            await self._post(*await self._events.get())
 
     async def _do(self, seen: Observed, action: Action) -> Conflict | None:
         namespace = seen.key.namespace
@@ -217,6 +241,9 @@ class Cluster:
 
     async def _create(self, seen: Observed, action: Create) -> Conflict | None:
         resource, namespace = apiserver.BY_KIND[action.kind], seen.key.namespace
+        is_shared = "ownerReferences" not in action.manifest["metadata"]
+        if is_shared and (namespace, action.kind) in self._shared:
+            return None
         try:
             made = await self._api.create(resource, namespace, action.manifest)
         except ApiError as error:
@@ -228,19 +255,29 @@ class Cluster:
             if there is None:
                 raise ApiError(409, "Gone", f"{action.kind} {action.name} went while it was looked at") from None
             made = there
-            conflict = self._conflict(seen, action, there)
+            conflict = await self._keep_shared(resource, action, there) if is_shared else self._conflict(seen, action, there)
             if conflict is not None:
                 return conflict
-        if resource is apiserver.CLAIM:
-            self._claims.add(namespace)
-        if resource in apiserver.WATCHED:
+        if is_shared:
+            self._shared.add((namespace, action.kind))
+        elif resource in apiserver.WATCHED:
             self.cache.seen(action.kind, made)
+        return None
+
+    async def _keep_shared(self, resource: apiserver.Resource, action: Create, there: dict[str, Any]) -> Conflict | None:
+        """What a namespace has once: a volume claim may be an admin's own; a NetworkPolicy of ours follows the settings."""
+        if resource is apiserver.CLAIM:
+            return None
+        if there["metadata"].get("labels", {}).get(names.LABEL_MANAGED_BY) != names.MANAGED_BY:
+            return Conflict(action.kind, action.name, views.owner_text(there))
+        annotations = action.manifest["metadata"]["annotations"]
+        if there["metadata"].get("annotations", {}).get(names.ANNOTATION_SPEC) != annotations[names.ANNOTATION_SPEC]:
+            change = {"metadata": {"annotations": annotations}, "spec": action.manifest["spec"]}
+            await self._change(resource, there["metadata"]["namespace"], action.name, change)
         return None
 
     def _conflict(self, seen: Observed, action: Create, there: dict[str, Any]) -> Conflict | None:
         """What an object that has the name already is: ours, our predecessor's, or somebody else's."""
-        if action.kind == "PersistentVolumeClaim":  # nobody's: an admin may have made it
-            return None
         owner = views.owner_uid(there)
         if owner == seen.uid:
             return None
@@ -251,7 +288,7 @@ class Cluster:
 
     async def _change(self, resource: apiserver.Resource, namespace: str, name: str, body: dict[str, Any]) -> None:
         changed = await self._unless_gone(self._api.merge(resource, namespace, name, body))
-        if changed is not None:
+        if changed is not None and resource in apiserver.WATCHED:
             self.cache.seen(resource.kind, changed)
 
     @staticmethod
@@ -264,20 +301,20 @@ class Cluster:
                 return None
             raise
 
-    async def _post(self, seen: Observed, event: Event) -> None:
+    async def _post(self, key: Key, uid: str, event: Event) -> None:
         """An event on the resource. One that can't be posted is not worth failing for."""
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         regarding = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
-            "name": seen.key.name,
-            "namespace": seen.key.namespace,
-            "uid": seen.uid,
+            "name": key.name,
+            "namespace": key.namespace,
+            "uid": uid,
         }
         body = {
             "apiVersion": apiserver.EVENT.api_version,
             "kind": "Event",
-            "metadata": {"name": f"{seen.key.name}.{secrets.token_hex(8)}", "namespace": seen.key.namespace},
+            "metadata": {"name": f"{key.name}.{secrets.token_hex(8)}", "namespace": key.namespace},
             "eventTime": now,
             "reportingController": CONTROLLER,
             "reportingInstance": self._identity[:128],
@@ -288,9 +325,9 @@ class Cluster:
             "regarding": regarding,
         }
         try:
-            await self._api.create(apiserver.EVENT, seen.key.namespace, body)
+            await self._api.create(apiserver.EVENT, key.namespace, body)
         except ApiError as error:
-            LOG.warning("%s/%s: event %s could not be posted: %s", seen.key.namespace, seen.key.name, event.reason.value, error)
+            LOG.warning("%s/%s: event %s could not be posted: %s", key.namespace, key.name, event.reason.value, error)
 
 
 def dump_status(status: Status) -> dict[str, Any]:
@@ -299,7 +336,7 @@ def dump_status(status: Status) -> dict[str, Any]:
     return found
 
 
-def _parse(body: dict[str, Any]) -> tuple[Any, str]:
+def _parse(body: dict[str, Any]) -> tuple[OptimizedModel | None, str]:
     """The resource as this release reads it, or why it can't."""
     document = {
         "apiVersion": body["apiVersion"],

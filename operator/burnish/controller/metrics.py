@@ -6,7 +6,9 @@ must not grow with a tenant's loop that makes resources.
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -39,19 +41,30 @@ class Metrics:
         self.registry.register(self.targets)
 
 
+class _Measured(NamedTuple):
+    """What is shown of one target."""
+
+    target: str
+    state: str
+    latencies: tuple[tuple[str, str, float, float], ...]
+    """Load, whose, p50 and p99 in seconds."""
+    speedups: tuple[tuple[str, float], ...]
+    """Load, speedup."""
+
+
 class TargetMetrics(Collector):
     """What was measured of each target, and how many are in which state; read from what the status says."""
 
     def __init__(self, limit: int = MAX_TARGETS) -> None:
         self._limit = limit
-        self._known: dict[Key, Status] = {}
+        self._known: dict[Key, tuple[_Measured, ...]] = {}
 
     def update(self, key: Key, status: Status | None) -> None:
         """The status as it is now; None where the resource is gone."""
         if status is None:
             self._known.pop(key, None)
         else:
-            self._known[key] = status
+            self._known[key] = tuple(_measured(target) for target in status.targets)
 
     def collect(self) -> Iterable[Metric]:
         """Called at each scrape."""
@@ -63,24 +76,29 @@ class TargetMetrics(Collector):
         )
         speedup = GaugeMetricFamily("burnish_target_speedup", "Measured speedup over the baseline.", labels=labels[:4])
         states = GaugeMetricFamily("burnish_targets", "Targets by state.", labels=["state"])
-        counts: dict[str, int] = {}
+        counts: Counts[str] = Counts()
         told = 0
-        for key, status in sorted(self._known.items()):
-            for target in status.targets:
-                counts[target.state.value] = counts.get(target.state.value, 0) + 1
-                if not target.measurements or told >= self._limit:
+        for key, targets in sorted(self._known.items()):
+            for measured in targets:
+                counts[measured.state] += 1
+                if not measured.latencies or told >= self._limit:
                     continue
                 told += 1
-                for load, of, measured in _latencies(target):
-                    where = [key.namespace, key.name, target.name, load, of]
-                    latency.add_metric([*where, "0.5"], duration_seconds(measured.p50))
-                    latency.add_metric([*where, "0.99"], duration_seconds(measured.p99))
-                for found in target.measurements:
-                    if found.speedup is not None:
-                        speedup.add_metric([key.namespace, key.name, target.name, found.name], float(found.speedup.p50))
+                where = [key.namespace, key.name, measured.target]
+                for load, of, p50, p99 in measured.latencies:
+                    latency.add_metric([*where, load, of, "0.5"], p50)
+                    latency.add_metric([*where, load, of, "0.99"], p99)
+                for load, value in measured.speedups:
+                    speedup.add_metric([*where, load], value)
         for state, count in sorted(counts.items()):
             states.add_metric([state], count)
         return [latency, speedup, states]
+
+
+def _measured(target: TargetStatus) -> _Measured:
+    latencies = tuple((load, of, duration_seconds(found.p50), duration_seconds(found.p99)) for load, of, found in _latencies(target))
+    speedups = tuple((found.name, float(found.speedup.p50)) for found in target.measurements if found.speedup is not None)
+    return _Measured(target.name, target.state.value, latencies, speedups)
 
 
 def _latencies(target: TargetStatus) -> Iterable[tuple[str, str, LatencyStatus]]:

@@ -7,6 +7,9 @@ not the watches, wait for the lease: a standby knows everything when its turn co
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
+import gc
 import logging
 import threading
 import time
@@ -19,6 +22,7 @@ from burnish import names
 from burnish.api.scalars import duration_seconds
 from burnish.controller import apiserver
 from burnish.controller.apiserver import ApiError, ApiServer
+from burnish.controller.cache import Item, prepare
 from burnish.controller.cluster import Cluster
 from burnish.controller.metrics import Metrics
 from burnish.controller.queue import WorkQueue
@@ -34,6 +38,8 @@ STUCK_SECONDS = 600.0
 _ODD_SECONDS = 5.0
 """A Job without a pod is looked at again: no event says why there is none."""
 _SYNC_RETRY_SECONDS = 2.0
+_TIDY_SECONDS = 10.0
+"""After a list of everything."""
 
 
 class Operator:
@@ -63,10 +69,12 @@ class Operator:
 
         @kopf.on.event(resource.group, resource.version, resource.plural, registry=registry, id=resource.kind)
         async def seen(event: Any, **_: Any) -> None:
-            loop.call_soon_threadsafe(self._seen, resource.kind, event["type"], event["object"])
+            item = prepare(resource.kind, event["object"], is_deleted=event["type"] == "DELETED")  # here, so that no whole objects queue up
+            if item is not None:
+                loop.call_soon_threadsafe(self._seen, item)
 
-    def _seen(self, kind: str, change: str | None, body: dict[str, Any]) -> None:
-        key = self.cluster.cache.deleted(kind, body) if change == "DELETED" else self.cluster.cache.seen(kind, body)
+    def _seen(self, item: Item) -> None:
+        key = self.cluster.cache.put(item)
         if key is not None:
             self.queue.add(key)
 
@@ -100,6 +108,7 @@ class Operator:
         settings = kopf.OperatorSettings()
         settings.posting.enabled = False
         settings.scanning.disabled = True
+        settings.watching.chunk_size = 100
         settings.networking.request_timeout = apiserver.TIMEOUT_SECONDS
         for resource in apiserver.WATCHED:
             settings.watching.label_selectors[resource.group, resource.version, resource.plural] = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
@@ -117,6 +126,7 @@ class Operator:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._resync())
+                group.create_task(self.cluster.post_events())
                 for _ in range(self.settings.workers):
                     group.create_task(self._worker())
         finally:
@@ -133,8 +143,12 @@ class Operator:
                 await asyncio.sleep(_SYNC_RETRY_SECONDS)
 
     async def _resync(self) -> None:
+        seconds = duration_seconds(self.settings.resync)
+        pause = min(_TIDY_SECONDS, seconds / 2)
         while True:
-            await asyncio.sleep(duration_seconds(self.settings.resync))
+            await asyncio.sleep(pause)
+            _tidy()
+            await asyncio.sleep(seconds - pause)
             await self._sync()
             for key in self.cluster.cache:
                 self.queue.add(key)
@@ -203,6 +217,13 @@ class Operator:
         """Why the process should be restarted; empty while it is well."""
         waits = self.queue.oldest_seconds
         return f"a resource has waited {waits:.0f} s for its reconcile" if self.is_leading and waits > STUCK_SECONDS else ""
+
+
+def _tidy() -> None:
+    """Give back what listing everything took: Kopf holds all objects of a kind for a moment, which is most of what the process ever needs."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # musl has no malloc_trim
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _outcome(job: JobView) -> str:

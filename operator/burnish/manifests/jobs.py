@@ -6,6 +6,7 @@ container may touch is in its mounts: the work directory read-only, its own fold
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from typing import Any
@@ -20,6 +21,7 @@ from burnish.errors import StepExit
 from burnish.manifests import pods, serving
 from burnish.manifests.settings import ContainerResources, Settings
 from burnish.plugins import registry
+from burnish.store.keys import canonical_json
 
 Manifest = dict[str, Any]
 
@@ -27,6 +29,7 @@ WORK = "/work"
 REQUEST = "/request"
 SOURCE_CREDENTIALS = "/credentials/source"
 PVC_SOURCES = "/sources"
+NETWORK_POLICY = "burnish-pipeline"
 SECRET_MODE = 0o440
 MIN_SHARED_MEMORY = 64 * 2**20
 SERVER_URL = f"http://127.0.0.1:{names.HTTP_PORT}"
@@ -95,21 +98,21 @@ def build_pipeline(model: OptimizedModel, target: Target, run_key: str, settings
     return _job(name, model, labels, spec, request, uid=uid, containers=[c["name"] for c in containers if c["name"] != "triton"])
 
 
-def build_prerequisites(model: OptimizedModel, settings: Settings, *, uid: str, has_store_claim: bool) -> list[Manifest]:
-    """What must be there before a Job starts: the store's volume claim (once per namespace, nobody's), and the pods' NetworkPolicy."""
+def build_prerequisites(namespace: str, settings: Settings) -> list[Manifest]:
+    """What must be there before a Job starts, once per namespace and nobody's: the store's volume claim, and the NetworkPolicy of all pipeline pods."""
     found: list[Manifest] = []
     volume = settings.store.volume
-    if volume is not None and not has_store_claim:
+    if volume is not None:
         spec: Manifest = {"accessModes": [volume.access_mode], "resources": {"requests": {"storage": volume.size}}}
         if volume.storage_class_name is not None:
             spec["storageClassName"] = volume.storage_class_name
-        metadata = {"name": volume.claim_name, "namespace": model.metadata.namespace, "labels": {names.LABEL_MANAGED_BY: names.MANAGED_BY}}
+        metadata = {"name": volume.claim_name, "namespace": namespace, "labels": {names.LABEL_MANAGED_BY: names.MANAGED_BY}}
         found.append({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec})
-    found.append(build_network_policy(model, settings, uid=uid))
+    found.append(build_network_policy(namespace, settings))
     return found
 
 
-def build_network_policy(model: OptimizedModel, settings: Settings, *, uid: str) -> Manifest:
+def build_network_policy(namespace: str, settings: Settings) -> Manifest:
     """Nothing reaches a pipeline's pods, and they reach the cluster's DNS and the store; with a volume for a store, nothing."""
     egress: list[Manifest] = []
     if settings.store.volume is None:
@@ -117,21 +120,22 @@ def build_network_policy(model: OptimizedModel, settings: Settings, *, uid: str)
         peers = [{"ipBlock": {"cidr": cidr}} for cidr in settings.store.egress_cidrs]
         ports = [{"port": port, "protocol": "TCP"} for port in settings.store.egress_ports]
         egress = [{"ports": dns}, {"to": peers, "ports": ports}]
+    spec = {
+        "podSelector": {"matchLabels": {names.LABEL_MANAGED_BY: names.MANAGED_BY, names.LABEL_COMPONENT: names.COMPONENT_PIPELINE}},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [],
+        "egress": egress,
+    }
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": {
-            "name": f"{model.metadata.name}-pipeline",
-            "namespace": model.metadata.namespace,
-            "labels": pods.labels(model, None, names.COMPONENT_PIPELINE),
-            "ownerReferences": pods.owner(model, uid),
+            "name": NETWORK_POLICY,
+            "namespace": namespace,
+            "labels": {names.LABEL_MANAGED_BY: names.MANAGED_BY},
+            "annotations": {names.ANNOTATION_SPEC: hashlib.sha256(canonical_json(spec)).hexdigest()},
         },
-        "spec": {
-            "podSelector": {"matchLabels": {names.LABEL_MODEL: model.metadata.name, names.LABEL_COMPONENT: names.COMPONENT_PIPELINE}},
-            "policyTypes": ["Ingress", "Egress"],
-            "ingress": [],
-            "egress": egress,
-        },
+        "spec": spec,
     }
 
 

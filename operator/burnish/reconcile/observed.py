@@ -148,7 +148,5 @@ class Observed:
     services: tuple[ServiceView, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
     refusals: tuple[Refusal, ...] = ()
-    has_store_claim: bool = False
-    """The namespace has the volume claim of a volume store."""
     nodes: int = 0
     """Schedulable nodes of the cluster; 0 where the controller may not list them."""

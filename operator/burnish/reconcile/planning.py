@@ -172,9 +172,7 @@ class _Planner:
             if s.answer.wants_pipeline and self.run.pipeline_job(s.target.name) not in there
         ]
         if wanted:
-            needed = job_manifests.build_prerequisites(
-                self.model, self.settings, uid=self.observed.uid, has_store_claim=self.observed.has_store_claim
-            )
+            needed = job_manifests.build_prerequisites(self.model.metadata.namespace, self.settings)
             actions += [Create(manifest) for manifest in needed]
         return (*actions, *wanted)
 
