@@ -55,14 +55,22 @@ The script makes no report, checks no answer against the source, and files nothi
 """
 
 
+_CONTROLLER = """## Does the operator keep up with a thousand models?
+
+On a real apiserver without nodes, etcd without fsync, everything on this machine's CPUs: the operator's own process against a bare client in the same run (16 workers
+that write a Job and a status for each model, and nothing else). The operator also reads every event of what it made, tells that no node takes the pods (a second status
+per model, and events), and its seconds hold its own start.
+"""
+
+
 def render(results: Mapping[str, Figures]) -> str:
     """The page.
 
     Args:
         results: name of the benchmark -> what it saved.
     """
-    sections = {"gate": _gate, "candidates": _candidates, "overhead": _overhead}
-    titles = {"gate": _GATE, "candidates": _CANDIDATES, "overhead": _OVERHEAD}
+    sections = {"gate": _gate, "candidates": _candidates, "overhead": _overhead, "controller": _controller}
+    titles = {"gate": _GATE, "candidates": _CANDIDATES, "overhead": _OVERHEAD, "controller": _CONTROLLER}
     parts = [_HEAD]
     for name, section in sections.items():
         missing = f"{titles[name].splitlines()[0]}\n\nNot measured yet: `.venv/bin/python tests/benchmarks/bench_{name}.py`.\n"
@@ -105,6 +113,18 @@ def _gate(found: Figures) -> str:
     )
     return "\n".join(
         [_GATE.format(per_server=found["perServer"]), _table(headers, rows), injected, honest, _machine(found["machine"], f"{total} verdicts")]
+    )
+
+
+def _controller(found: Figures) -> str:
+    rows = [[row["what"], row["found"], row["target"], _met(row["met"])] for row in found["summary"]]
+    figures_of = (
+        f"{found['count']} models: the bare client took {found['bareSeconds']} s, the operator {found['seconds']} s; a LIST of everything "
+        f"{found['restart']['listSeconds']} s. Resident memory: {found['restKiB'] // 1024} MiB with nothing to do, {found['settledKiB'] // 1024} MiB "
+        "after a restart with all of them.\n"
+    )
+    return "\n".join(
+        [_CONTROLLER, _table(["what", "found", "target", "met"], rows), figures_of, _machine(found["machine"], f"{found['count']} models")]
     )
 
 
