@@ -6,6 +6,7 @@ import http.client
 import json
 import threading
 import time
+import urllib.request
 from types import TracebackType
 from typing import Any
 
@@ -39,6 +40,14 @@ def infer(address: str, model: str, timeout: float = 30) -> list[float]:
         return found
     finally:
         connection.close()
+
+
+def read(url: str) -> str:
+    """GET, never through a proxy."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=10) as response:
+        text: str = response.read().decode()
+        return text
 
 
 class Traffic:

@@ -20,7 +20,7 @@ from installation import Installation, Space
 def installation() -> Iterator[Installation]:
     kept = os.environ.get("BURNISH_E2E_CLUSTER")
     found = Installation(kept or "8")
-    found.start()
+    found.start("--metrics-server")
     try:
         yield found
     finally:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from installation import ROOT, Installation, Space, condition, is_ready, is_stalled
-from traffic import Traffic, infer
+from traffic import Traffic, infer, read
 
 DIGITS = yaml.safe_load((ROOT / "examples/cluster/digits.yaml").read_text())
 
@@ -154,6 +154,32 @@ def test_suspend_and_scale(served: Space) -> None:
     assert served.model("digits")["status"]["replicas"] == 2
     served.kubectl("scale", "om", "digits", "--replicas=1")
     served.wait("digits", lambda m: m["status"]["targets"][0].get("replicas") == 1 and is_ready(m))
+
+
+def test_autoscaler_scales_the_model(served: Space) -> None:
+    """The real HPA controller with metrics-server, on the resource's scale subresource."""
+    target = {"apiVersion": "burnish.dev/v1alpha1", "kind": "OptimizedModel", "name": "digits"}
+    cpu = {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 20}}}
+    spec = {"scaleTargetRef": target, "minReplicas": 1, "maxReplicas": 2, "metrics": [cpu]}
+    served.apply({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "digits"}, "spec": spec})
+    try:
+        with Traffic(served.address("digits"), "digits") as traffic:
+            served.wait("digits", lambda m: m["status"]["targets"][0].get("readyReplicas") == 2, 180)
+        assert traffic.failures == []
+    finally:
+        served.kubectl("delete", "hpa", "digits")
+        served.kubectl("scale", "om", "digits", "--replicas=1")
+    served.wait("digits", lambda m: m["status"]["targets"][0].get("replicas") == 1 and is_ready(m))
+
+
+def test_metrics_of_the_operator(installation: Installation, served: Space) -> None:
+    address = json.loads(installation.kubectl("get", "service", "-n", "burnish-system", "burnish-controller", "-o", "json"))["spec"]["clusterIP"]
+    lines = read(f"http://{address}:9090/metrics").splitlines()
+    assert "burnish_leader 1.0" in lines
+    assert any(line.startswith('burnish_jobs_total{component="pipeline",outcome="succeeded"}') for line in lines)
+    latency = [line for line in lines if line.startswith("burnish_target_latency_seconds{") and 'namespace="served"' in line]
+    assert {of for line in latency for of in ("baseline", "served") if f'of="{of}"' in line} == {"baseline", "served"}
+    assert all(0 < float(line.rsplit(" ", 1)[1]) < 1 for line in latency)
 
 
 def test_deleted_model_leaves_nothing(space: Space) -> None:
