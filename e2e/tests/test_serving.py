@@ -176,7 +176,7 @@ def test_metrics_of_the_operator(installation: Installation, served: Space) -> N
     address = json.loads(installation.kubectl("get", "service", "-n", "burnish-system", "burnish-controller", "-o", "json"))["spec"]["clusterIP"]
     lines = read(f"http://{address}:9090/metrics").splitlines()
     assert "burnish_leader 1.0" in lines
-    assert any(line.startswith('burnish_jobs_total{component="pipeline",outcome="succeeded"}') for line in lines)
+    assert any(line.startswith('burnish_jobs_total{component="resolve",outcome="succeeded"}') for line in lines)
     latency = [line for line in lines if line.startswith("burnish_target_latency_seconds{") and 'namespace="served"' in line]
     assert {of for line in latency for of in ("baseline", "served") if f'of="{of}"' in line} == {"baseline", "served"}
     assert all(0 < float(line.rsplit(" ", 1)[1]) < 1 for line in latency)
