@@ -60,14 +60,23 @@ def events(before: Sequence[Condition], now: Sequence[Condition]) -> tuple[Event
         old = known.get(condition.type)
         if old is not None and old[:2] == (condition.status, condition.reason):
             continue
-        if condition.reason in (Reason.Settled, Reason.NoLimits) or condition.status is ConditionStatus.unknown:
-            continue
-        if old is None and condition.reason is Reason.NotServing:  # of a new resource that goes without saying
+        if (
+            condition.reason in (Reason.Settled, Reason.NoLimits)
+            or condition.status is ConditionStatus.unknown
+            or _goes_without_saying(condition, old)
+        ):
             continue
         found.setdefault(
             condition.reason, Event(_event_type(condition), condition.reason, condition.message[:_TEXT] or REASONS[condition.reason].meaning)
         )
     return tuple(found.values())
+
+
+def _goes_without_saying(condition: Condition, old: tuple[ConditionStatus, Reason, str] | None) -> bool:
+    """What `Ready` says too. Of serving only its loss is news by itself."""
+    if condition.type is ConditionType.ServingReady:
+        return old is None or old[0] is not ConditionStatus.true
+    return condition.type in (ConditionType.Reconciling, ConditionType.RolloutComplete) and REASONS[condition.reason].kind is Kind.RESULT
 
 
 def _event_type(condition: Condition) -> str:

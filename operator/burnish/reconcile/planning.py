@@ -251,7 +251,7 @@ class _Planner:
             self._optimized(standings, failure, is_final),
             *conditions.gates(statuses, is_final=is_final),
             self._serving_ready(standings),
-            self._rollout_claim(standings),
+            self._rollout_claim(standings, progress),
             *conditions.warnings(self._warnings(standings)),
         ]
 
@@ -321,7 +321,7 @@ class _Planner:
         scaled = "the primary is scaled to zero" if primary.active and not primary.replicas else ""
         return Claim(ConditionType.ServingReady, False, Reason.NotServing, scaled)
 
-    def _rollout_claim(self, standings: Sequence[_Standing]) -> Claim:
+    def _rollout_claim(self, standings: Sequence[_Standing], progress: Reason | None) -> Claim:
         if not self.is_served:
             return Claim(ConditionType.RolloutComplete, True, Reason.PublishOnly)
         problem = next((s.rollout.problem for s in standings if s.rollout.problem is not None), None)
@@ -332,7 +332,7 @@ class _Planner:
         if all(self._is_kept(s) or (s.answer.is_final and s.rollout.is_complete) for s in standings):
             return Claim(ConditionType.RolloutComplete, True, Reason.CurrentKept)
         moving = any(s.status.state in (State.Published, State.Serving) and not s.rollout.is_complete for s in standings)
-        return Claim(ConditionType.RolloutComplete, False, Reason.RollingOut if moving else Reason.NotServing)
+        return Claim(ConditionType.RolloutComplete, False, Reason.RollingOut if moving else progress or Reason.NotServing)
 
     def _warnings(self, standings: Sequence[_Standing]) -> list[Warned]:
         found = [w for s in standings for w in s.answer.warnings]

@@ -194,7 +194,11 @@ class _TargetRollout:
         return (deployment.created + timedelta(seconds=duration_seconds(self.settings.rollout_timeout)) - self.now).total_seconds()
 
     def _overdue(self, deployment: DeploymentView) -> jobs.Failure | None:
-        if self._left(deployment) > 0:
+        """No server answers, and those that are there have had their time; one that was added or replaced just now has not."""
+        pods = self._pods(deployment)
+        since = max([deployment.created, *(p.created for p in pods)])
+        left = (since + timedelta(seconds=duration_seconds(self.settings.rollout_timeout)) - self.now).total_seconds()
+        if deployment.ready or left > 0:
             return None
         return jobs.Failure(Reason.RolloutTimedOut, f"the server did not answer within {self.settings.rollout_timeout}; it may still come up")
 
