@@ -385,3 +385,67 @@ def test_bad_neighbour_changes_nothing(api: ControlPlane, namespace: str) -> Non
     world.create()
     asyncio.run(world.run())
     assert world.is_settled()
+
+
+def _ready(world: World) -> dict[str, Any]:
+    conditions = world.seen().get("status", {}).get("conditions", ())
+    return next((c for c in conditions if c["type"] == "Ready"), {})
+
+
+def test_image_that_can_not_be_pulled_is_told_while_it_waits(api: ControlPlane, namespace: str) -> None:
+    """It goes on by itself when the image is there: nothing is stalled, and the kubelet's words are in the status."""
+    world = World(api, namespace)
+
+    def waits(pod: dict[str, Any]) -> dict[str, Any]:
+        container = pod["spec"]["containers"][0]
+        waiting = {"reason": "ImagePullBackOff", "message": f'Back-off pulling image "{container["image"]}"'}
+        state = {
+            "name": container["name"],
+            "image": container["image"],
+            "imageID": "",
+            "ready": False,
+            "restartCount": 0,
+            "state": {"waiting": waiting},
+        }
+        scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+        return {"phase": "Pending", "conditions": [scheduled], "containerStatuses": [state]}
+
+    world.node.fates[names.COMPONENT_RESOLVE] = waits
+    world.create()
+    asyncio.run(world.run(until=lambda: _ready(world).get("reason") == "ImageNotPullable"))
+    assert 'Back-off pulling image "b:1"' in _ready(world)["message"]
+    assert "chart" in _ready(world)["message"]
+    assert world.seen()["status"]["phase"] == "Running"
+    world.node = Node(api, namespace)
+    asyncio.run(world.run())
+    assert world.is_settled()
+
+
+def test_no_node_is_told_in_the_schedulers_words_and_time_runs_out(api: ControlPlane, namespace: str) -> None:
+    world = World(api, namespace)
+    world.node.fates.clear()  # there is no node, and nobody plays one
+    world.model["spec"]["jobs"] = {"queueTimeout": "8s"}
+    world.create()
+    asyncio.run(world.run(until=lambda: _ready(world).get("reason") == "NoMatchingNode"))
+    assert "no nodes available to schedule pods" in _ready(world)["message"]
+    asyncio.run(world.run(until=lambda: _ready(world).get("reason") == "QueueTimeout"))
+    assert "spec.jobs.queueTimeout" in _ready(world)["message"]
+    assert world.children()["Job"] == []  # it holds no place in the queue any more
+    answer = api.request("PATCH", world.path(), {"spec": {"source": {"refresh": "again"}}}, content_type=MERGE)
+    assert answer.status == 200
+    world.node = Node(api, namespace)
+    asyncio.run(world.run())
+    assert world.is_settled()
+
+
+def test_pod_that_policy_forbids_is_told(api: ControlPlane, namespace: str) -> None:
+    """A quota of no pods: the Job is there, and why it has none stands in its events only."""
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    assert api.request("POST", f"/api/v1/namespaces/{namespace}/resourcequotas", quota).status == 201
+    world = World(api, namespace)
+    world.create()
+    asyncio.run(world.run(until=lambda: _ready(world).get("reason") == "PodNotAdmitted"))
+    assert "exceeded quota" in _ready(world)["message"]
+    api.request("DELETE", f"/api/v1/namespaces/{namespace}/resourcequotas/none")
+    asyncio.run(world.run())
+    assert world.is_settled()

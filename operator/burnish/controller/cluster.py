@@ -10,7 +10,6 @@ import asyncio
 import dataclasses
 import logging
 import secrets
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -161,15 +160,21 @@ class Cluster:
 
     # --- writing ----------------------------------------------------------------------------------------------------------------------
 
-    async def execute(self, seen: Observed, actions: Sequence[Action]) -> bool:
-        """Carry out the actions, in order. Returns True if what stands in the way is news.
+    async def execute(self, seen: Observed, plan: Plan) -> bool:
+        """Carry out the actions, in order, those that remove something last. Returns True if what stands in the way is news.
+
+        Before anything is removed, the status is written: a Job that waited too long, or a revision that never answered, is remembered nowhere else.
 
         Raises:
             ApiError: the apiserver could not do one now; those before it are done.
         """
         conflicts: list[Conflict] = []
         refusals: list[Refusal] = []
-        for action in actions:
+        removals = [action for action in plan.actions if isinstance(action, Delete)]
+        others = [action for action in plan.actions if not isinstance(action, Delete)]
+        for action in (*others, *removals):
+            if removals and action is removals[0]:
+                await self.tell(seen, plan)
             try:
                 conflict = await self._do(seen, action)
             except ApiError as error:

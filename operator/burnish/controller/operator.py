@@ -187,7 +187,7 @@ class Operator:
                 self.metrics.targets.update(key, None)
                 return
             plan = planning.plan(observed, self.settings, datetime.now(UTC))
-            is_news = await self.cluster.execute(observed, plan.actions)
+            is_news = await self.cluster.execute(observed, plan)
             if (plan.actions or is_news) and attempt < MAX_PASSES - 1 and (is_news or not (observed.conflicts or observed.refusals)):
                 continue
             await self.cluster.tell(observed, plan)
