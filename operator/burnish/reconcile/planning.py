@@ -251,7 +251,7 @@ class _Planner:
             self._optimized(standings, failure, is_final),
             *conditions.gates(statuses, is_final=is_final),
             self._serving_ready(standings),
-            self._rollout_claim(standings, progress),
+            self._rollout_claim(standings, Reason.Suspended if stopped else progress, failure),
             *conditions.warnings(self._warnings(standings)),
         ]
 
@@ -321,7 +321,7 @@ class _Planner:
         scaled = "the primary is scaled to zero" if primary.active and not primary.replicas else ""
         return Claim(ConditionType.ServingReady, False, Reason.NotServing, scaled)
 
-    def _rollout_claim(self, standings: Sequence[_Standing], progress: Reason | None) -> Claim:
+    def _rollout_claim(self, standings: Sequence[_Standing], progress: Reason | None, failure: tuple[jobs.Failure, str | None] | None) -> Claim:
         if not self.is_served:
             return Claim(ConditionType.RolloutComplete, True, Reason.PublishOnly)
         problem = next((s.rollout.problem for s in standings if s.rollout.problem is not None), None)
@@ -331,6 +331,8 @@ class _Planner:
             return Claim(ConditionType.RolloutComplete, True, Reason.Serving)
         if all(self._is_kept(s) or (s.answer.is_final and s.rollout.is_complete) for s in standings):
             return Claim(ConditionType.RolloutComplete, True, Reason.CurrentKept)
+        if failure is not None:  # NotServing would be untrue where an older revision serves on
+            return Claim(ConditionType.RolloutComplete, False, failure[0].reason, failure[0].message)
         moving = any(s.status.state in (State.Published, State.Serving) and not s.rollout.is_complete for s in standings)
         return Claim(ConditionType.RolloutComplete, False, Reason.RollingOut if moving else progress or Reason.NotServing)
 
@@ -379,12 +381,14 @@ class _Planner:
 
     def _phase(self, standings: Sequence[_Standing], blocked: jobs.Failure | None) -> Phase:
         failure = self._failure(standings, blocked)
+        progress = self._progress(standings)
+        if progress is not None and blocked is None and not self.model.spec.suspend and failure is not None:
+            return Phase.Running  # another target goes on; lastFailure and Ready tell of this one
         if failure is not None:
             refused = (
                 all(s.status.state in (State.Refused, State.Undecided) or s.status.state is not State.Failed for s in standings) and blocked is None
             )
             return Phase.Refused if refused and REASONS[failure[0].reason].kind is Kind.RESULT else Phase.Failed
-        progress = self._progress(standings)
         if progress is None:
             return Phase.Ready
         if self.model.spec.suspend:
