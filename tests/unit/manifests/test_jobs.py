@@ -1,0 +1,129 @@
+"""The Jobs of a run: what every one of them must be, whatever the target and the store."""
+
+import pytest
+from pydantic import ValidationError
+
+from burnish.api import messages
+from burnish.api.job_contract import StepName
+from burnish.api.v1alpha1.optimized_model import OptimizedModel
+from burnish.errors import StepExit
+from burnish.manifests import jobs, serving
+from burnish.pipeline import job, probe, pull
+
+RUN = "k" * 32
+CASES = ("cpu", "gpu", "volume")
+
+
+@pytest.fixture
+def make(make_settings, make_model, make_artifact, gpu, uid):
+    """The resolve Job, the pipeline Job and the Deployment of a case."""
+
+    def render(case: str) -> tuple[dict, dict, dict]:
+        settings = make_settings(store={"volume": {}}) if case == "volume" else make_settings()
+        model = make_model(gpu if case == "gpu" else None)
+        target = model.spec.primary
+        return (
+            jobs.build_resolve(model, RUN, settings, uid=uid),
+            jobs.build_pipeline(model, target, RUN, settings, uid=uid),
+            serving.build_deployment(model, target, make_artifact(), "12345678", 1, settings, uid=uid),
+        )
+
+    return render
+
+
+def pod(owner: dict) -> dict:
+    return owner["spec"]["template"]["spec"]
+
+
+def containers(owner: dict) -> dict[str, dict]:
+    return {c["name"]: c for c in (*pod(owner).get("initContainers", ()), *pod(owner)["containers"])}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_container_is_restricted(make, case):
+    for owner in make(case):
+        assert pod(owner)["securityContext"]["runAsNonRoot"] is True
+        assert pod(owner)["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod(owner)["automountServiceAccountToken"] is False
+        for container in containers(owner).values():
+            context = container["securityContext"]
+            assert (context["allowPrivilegeEscalation"], context["readOnlyRootFilesystem"]) == (False, True)
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert not {"privileged", "runAsUser"} & set(context)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_triton_has_the_same_resources_and_node_where_it_measures_and_where_it_serves(make, case):
+    _, pipeline, deployment = make(case)
+    assert containers(pipeline)["triton"]["resources"] == containers(deployment)["triton"]["resources"]
+    for field in ("affinity", "tolerations", "runtimeClassName", "priorityClassName"):
+        assert pod(pipeline).get(field) == pod(deployment).get(field)
+
+
+def test_gpu_is_asked_for_once(make):
+    for owner in make("gpu")[1:]:
+        assert [n for n, c in containers(owner).items() if "nvidia.com/gpu" in c["resources"]["limits"]] == ["triton"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_failure_that_trying_again_does_not_cure_ends_the_job_whichever_step_it_is(make, case):
+    for made in make(case)[:2]:
+        ignore, *rules = made["spec"]["podFailurePolicy"]["rules"]
+        assert ignore == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+        assert [r["onExitCodes"]["containerName"] for r in rules] == [n for n in containers(made) if n != "triton"]
+        assert all(r["action"] == "FailJob" and int(StepExit.NOT_RETRIABLE) in r["onExitCodes"]["values"] for r in rules)
+        assert pod(made)["restartPolicy"] == "Never"  # a podFailurePolicy demands it
+
+
+def test_deadline_is_the_specs(make_model, settings, uid):
+    model = make_model(jobs={"deadline": "90m"})
+    for made in (jobs.build_resolve(model, RUN, settings, uid=uid), jobs.build_pipeline(model, model.spec.primary, RUN, settings, uid=uid)):
+        assert pod(made)["activeDeadlineSeconds"] == 5400
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_writer_of_messages_knows_how_many_containers_share_the_room(make, case):
+    resolve, pipeline, deployment = (len(containers(owner)) for owner in make(case))
+    assert (resolve, pipeline) == (job.CONTAINERS[StepName.resolve], job.PIPELINE_CONTAINERS)
+    assert deployment == pull.CONTAINERS == probe.CONTAINERS
+    for number in (resolve, pipeline, deployment):
+        assert messages.budget(number) * number <= 12 * 1024
+        assert messages.budget(number) <= 4096
+
+
+def test_volume_claim_has_no_owner_so_that_artifacts_outlive_the_resource(make_settings):
+    claim = jobs.build_prerequisites("models", make_settings(store={"volume": {"size": "7Gi", "storage_class_name": "nfs"}}))[0]
+    assert (claim["kind"], claim["metadata"]["name"]) == ("PersistentVolumeClaim", "burnish-store")
+    assert "ownerReferences" not in claim["metadata"]
+    assert (claim["spec"]["storageClassName"], claim["spec"]["resources"]["requests"]["storage"]) == ("nfs", "7Gi")
+
+
+def test_volume_is_mounted_where_the_store_is_used_and_nowhere_else(make):
+    resolve, pipeline, _ = make("volume")
+    found = {n for made in (resolve, pipeline) for n, c in containers(made).items() if "store" in {m["name"] for m in c["volumeMounts"]}}
+    assert found == {"resolve", "stage", "publish"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_mount_has_its_volume(make, case):
+    for owner in make(case):
+        assert {m["name"] for c in containers(owner).values() for m in c["volumeMounts"]} == {v["name"] for v in pod(owner)["volumes"]}
+
+
+def test_longest_names_are_legal_and_stay_apart(make_model, make_artifact, settings, uid):
+    target = "t" * 12
+    short = make_model({"name": target})
+    model = OptimizedModel.model_validate(short.model_dump() | {"metadata": short.metadata.model_dump() | {"name": "m" * 40}})
+    with pytest.raises(ValidationError):
+        OptimizedModel.model_validate(short.model_dump() | {"metadata": short.metadata.model_dump() | {"name": "m" * 41}})
+    with pytest.raises(ValidationError):
+        make_model({"name": target + "t"})
+    made = [
+        jobs.build_resolve(model, RUN, settings, uid=uid),
+        jobs.build_pipeline(model, model.spec.primary, RUN, settings, uid=uid),
+        serving.build_deployment(model, model.spec.primary, make_artifact(), "12345678", 1, settings, uid=uid),
+        serving.build_service(model, model.spec.primary, "12345678", settings, uid=uid),
+    ]
+    assert all(len(m["metadata"]["name"]) <= 63 for m in made)
+    assert len({m["metadata"]["name"] for m in made}) == len(made)
+    assert all(len(v) <= 63 for m in made for v in m["metadata"]["labels"].values())
