@@ -279,10 +279,14 @@ class _Planner:
         if any(self._is_kept(s) for s in standings):
             kept = "; ".join(f"{s.target.name}: revision {s.rollout.active} is kept: {s.status.message}" for s in standings if self._is_kept(s))
             return Claim(ConditionType.Ready, True, Reason.CurrentKept, kept)
-        words = "; ".join(f"{s.target.name}: {s.status.message}" for s in standings)
+        words = "; ".join(f"{s.target.name}: {s.status.message}{self._scaled_to_zero(s)}" for s in standings)
         if any(s.status.reason is Reason.BaselineServed for s in standings):
             return Claim(ConditionType.Ready, True, Reason.BaselineServed, words)
         return Claim(ConditionType.Ready, True, Reason.Serving if self.is_served else Reason.Published, words)
+
+    def _scaled_to_zero(self, standing: _Standing) -> str:
+        """Ready, as was asked for, and still nothing answers: that has to be said."""
+        return " (scaled to zero: no server runs)" if self.is_served and not self.model.spec.replicas_of(standing.target) else ""
 
     @staticmethod
     def _step(standing: _Standing) -> str:

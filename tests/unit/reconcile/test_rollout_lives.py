@@ -168,3 +168,11 @@ def test_targets_are_rolled_out_each_by_its_own_result():
     world.answer = lambda target: published(target, "a" if target == "cpu" else "b")
     world.settle()
     assert len({d.labels[names.LABEL_REVISION] for d in world.observed.deployments}) == 2
+
+
+def test_ready_says_that_nothing_runs_where_it_is_scaled_to_zero():
+    world = served()
+    world.edit(make_model(serving={"replicas": 0}))
+    world.settle()
+    ready = next(c for c in world.observed.status.conditions if c.type == "Ready")
+    assert (ready.status, "scaled to zero" in ready.message) == ("True", True)
