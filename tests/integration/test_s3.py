@@ -2,18 +2,23 @@
 
 import dataclasses
 import os
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from burnish.api.job_contract import FileRef, SourceRecord, TreeRef
+from burnish.api.job_contract import ArtifactConfig, FileRef, SourceRecord, TreeRef
+from burnish.cli.main import main
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import fetch
+from burnish.pipeline.processes import child_environment
 from burnish.pipeline.progress import emit
-from burnish.store import s3, trees
+from burnish.plugins.base import DataType, HardwareClass, Signature, Tensor
+from burnish.store import artifacts, s3, sweep, trees
 from burnish.store.credentials import Credentials
 from burnish.store.store import Store, open_store
 
@@ -24,8 +29,14 @@ CONTENT = os.urandom(200_000)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Credentials]:
-    with s3_server.running(tmp_path_factory.mktemp("s3")) as credentials:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the server."""
+    return tmp_path_factory.mktemp("s3")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Credentials]:
+    with s3_server.running(folder) as credentials:
         s3_server.make_bucket(credentials, "bucket")
         yield credentials
 
@@ -179,3 +190,87 @@ def test_wrong_pin_is_refused(models: Credentials, tmp_path: Path) -> None:
     with pytest.raises(BurnishError) as raised:
         _fetch("s3://models/digits/model.onnx", open_store(tmp_path / "store"), models, digest="sha256:" + "0" * 64)
     assert raised.value.reason is Reason.DigestMismatch
+
+
+# --- sweep and the command line --------------------------------------------------------------------------------------------------------------
+
+
+def _make_old(store: Store, server_folder: Path) -> None:
+    """The server's files carry the objects' times."""
+    then = time.time() - 30 * 24 * 3600
+    for path in (server_folder / "data" / store.location.removeprefix("s3://") / "blobs/sha256").iterdir():
+        os.utime(path, (then, then))
+
+
+def test_sweep_takes_what_nothing_refers_to_and_nobody_counts_on(store: Store, folder: Path, server: Credentials) -> None:
+    garbage, wanted, adopted = store.put_blob(b"garbage"), store.put_blob(b"wanted"), store.put_blob(b"adopted")
+    record = _record()
+    ref = record.tree.files[0].model_copy(update={"digest": wanted})
+    store.put_record("sources", "a" * 64, record.model_copy(update={"tree": TreeRef(digest=wanted, is_directory=False, files=(ref,))}))
+    _make_old(store, folder)
+    before = time.time() - 7 * 24 * 3600
+    found = sweep.find(store, before=before)
+    assert {blob.digest for blob in found} == {garbage, adopted}
+    assert store.put_blob(b"adopted") == adopted  # by a publisher, between the look and the removal
+    assert [blob.digest for blob in sweep.remove(store, found, before=before)] == [garbage]
+    assert [store.has_blob(digest) for digest in (garbage, wanted, adopted)] == [False, True, True]
+
+
+def test_commands_take_a_store_on_s3(
+    server: Credentials, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", server.access_key),
+        ("AWS_SECRET_ACCESS_KEY", server.secret_key),
+        ("AWS_ENDPOINT_URL", server.endpoint),
+    ):
+        monkeypatch.setenv(name, value)
+    made = tmp_path / "made"
+    (made / "model").mkdir(parents=True)
+    (made / "model" / "model.onnx").write_bytes(CONTENT)
+    tensor = Tensor(name="x", data_type=DataType.FP32, shape=(-1, 4))
+    config = ArtifactConfig(
+        name="baseline",
+        summary="converted only",
+        runtime="ONNXRuntime",
+        backend="onnxruntime",
+        model_file="model.onnx",
+        signature=Signature(inputs=(tensor,), outputs=(tensor,)),
+        inputs=(),
+        source_digest="sha256:" + "0" * 64,
+        artifact_key="0" * 64,
+        toolchain="t",
+        hardware_class=HardwareClass(architecture="x86-64", vendor="GenuineIntel", isa=("AVX2",)),
+    )
+    (made / "artifact.json").write_bytes(artifacts.config_bytes(config))
+    store = open_store("s3://bucket/commands")
+    digest = artifacts.put_artifact(store, made).digest
+    assert main(["pull", f"{store.location}@{digest}", "-o", str(tmp_path / "by-uri")]) == 0
+    assert main(["pull", digest, "--store", "s3://bucket/commands", "-o", str(tmp_path / "by-digest")]) == 0
+    for name in ("by-uri", "by-digest"):
+        assert (tmp_path / name / "model/model.onnx").read_bytes() == CONTENT
+    _make_old(store, folder)
+    capsys.readouterr()
+    assert main(["sweep", "--store", "s3://bucket/commands"]) == 0
+    assert f"{digest}  " in capsys.readouterr().out
+    assert not store.has_blob(digest)
+
+
+def test_steps_of_a_run_reach_a_store_on_s3(server: Credentials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only those that use the store get its credentials: the others run a model's code."""
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", server.access_key),
+        ("AWS_SECRET_ACCESS_KEY", server.secret_key),
+        ("AWS_ENDPOINT_URL", server.endpoint),
+    ):
+        monkeypatch.setenv(name, value)
+    assert server.secret_key not in child_environment(downloads=True).values()
+    code = "from burnish.store.store import open_store; print(open_store('s3://bucket/steps').put_blob(b'from a step'))"
+    environment = child_environment(uses_store=True)
+    told = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True).stdout.strip()
+    assert open_store("s3://bucket/steps", access=server).read_blob(told) == b"from a step"
+
+
+def test_a_store_in_a_directory_loads_no_s3_library(tmp_path: Path) -> None:
+    code = f"import sys; from burnish.store.store import open_store; open_store({str(tmp_path)!r}).put_blob(b'x'); print('s3fs' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "False"

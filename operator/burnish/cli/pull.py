@@ -49,8 +49,9 @@ def _open(options: argparse.Namespace) -> tuple[Store, str]:
     location, _, digest = options.artifact.rpartition("@")
     if not location or not digest.startswith("sha256:"):
         return locations.open_from(options), options.artifact
-    part = Path(location)
-    return open_store(part.parent.parent, cluster=part.parent.name, namespace=part.name), digest
+    root, _, namespace = location.rpartition("/")  # text, not a path: s3:// has to keep its slashes
+    root, _, cluster = root.rpartition("/")
+    return open_store(root or "/", cluster=cluster, namespace=namespace), digest
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 
 from burnish.pipeline.confined_process import ChildExit, ConfinedProcess, Ending, Limits, end_all
 from burnish.pipeline.progress import DESCRIPTOR_VARIABLE
+from burnish.store.credentials import KEYS
 
 __all__ = ["ChildExit", "Ending", "Limits", "child_environment", "end_all", "run_child"]
 
@@ -24,13 +25,15 @@ PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "
 """Only for what downloads: a proxy's address often holds a password."""
 
 
-def child_environment(*, downloads: bool = False) -> dict[str, str]:
+def child_environment(*, downloads: bool = False, uses_store: bool = False) -> dict[str, str]:
     """The environment for a step: what programs need to run at all, and telemetry off.
 
     Args:
         downloads: whether it fetches from the network.
+        uses_store: whether it reaches the store, and so needs the credentials of one on S3. Never where a model's code runs.
     """
-    ours = {name: os.environ[name] for name in (*PASSED_ON, *(PROXIES if downloads else ())) if name in os.environ}
+    names = (*PASSED_ON, *(PROXIES if downloads else ()), *(KEYS if uses_store else ()))
+    ours = {name: os.environ[name] for name in names if name in os.environ}
     return {**ours, "ORT_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
 
 

@@ -226,7 +226,7 @@ class _Run:
     def _process(self, work: WorkDir, target: str, step: StepName, deadline: float, server: Sequence[str] = ()) -> None:
         command = self._command(work, target, step)
         limits = Limits(memory_bytes=self.options.step_memory_bytes, deadline_s=max(1.0, deadline - time.monotonic()))
-        environment = child_environment(downloads=step is StepName.resolve)
+        environment = child_environment(downloads=step is StepName.resolve, uses_store=step in requests.STORE_STEPS)
         run_step(
             work,
             step,

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -28,6 +28,11 @@ SCRATCH = "tmp"
 """Folder of files that are being written; on the file system of the store, so that publishing one is a rename."""
 LEFTOVER_SECONDS = 24 * 3600
 """A scratch file that nobody wrote to for a day belongs to a writer that was killed."""
+
+MIN_GRACE_SECONDS = 24 * 3600
+"""Nothing younger is ever swept: whoever filed a blob has this long to write the record that refers to it."""
+RENEW_SECONDS = MIN_GRACE_SECONDS / 4
+"""A blob that a publisher finds in the store counts as its own only while it is younger than this."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -112,6 +117,15 @@ class Scratch:
                 self._stream.close()
 
 
+class Found(NamedTuple):
+    """A file of the store as a listing shows it."""
+
+    name: str
+    size: int
+    modified: float
+    """Seconds since the epoch, by the clock of whoever keeps the files."""
+
+
 class Backend(abc.ABC):
     """A place for a store. Paths are relative to its root, `/`-separated, and made by the store itself."""
 
@@ -158,6 +172,32 @@ class Backend(abc.ABC):
                 return []
 
     @abc.abstractmethod
+    def entries(self, folder: str) -> list[Found]:
+        """The files in `folder`; none where there is no such folder.
+
+        Raises:
+            BurnishError: StoreNotReadable.
+        """
+
+    @abc.abstractmethod
+    def renew(self, path: str) -> bool:
+        """Make a file that is there young again, so that no sweep takes it. False: it isn't there, or has to be written again.
+
+        True also for who may not write here: no record can follow, so nothing depends on it.
+
+        Raises:
+            BurnishError: StoreNotReadable.
+        """
+
+    @abc.abstractmethod
+    def remove_older(self, path: str, before: float) -> bool:
+        """Remove a file that was last written or renewed before a time; looks again at the last moment. True: it was removed.
+
+        Raises:
+            BurnishError: StoreNotWritable.
+        """
+
+    @abc.abstractmethod
     def scratch(self) -> AbstractContextManager[Scratch]:
         """A new scratch file; whatever was not published when the context ends is removed."""
 
@@ -191,6 +231,55 @@ class DirectoryBackend(Backend):
 
     def __init__(self, root: Path) -> None:
         super().__init__(LocalFileSystem(), str(root))
+
+    def entries(self, folder: str) -> list[Found]:
+        """See `Backend.entries`."""
+        found = []
+        with reading(self.describe(folder)):
+            try:
+                listing = list(os.scandir(self.describe(folder)))
+            except FileNotFoundError:
+                return []
+            for entry in listing:
+                with contextlib.suppress(FileNotFoundError):  # gone since
+                    facts = entry.stat(follow_symlinks=False)
+                    found.append(Found(entry.name, facts.st_size, facts.st_mtime))
+        return found
+
+    def renew(self, path: str) -> bool:
+        """See `Backend.renew`."""
+        target = Path(self.root, path)
+        try:
+            os.utime(target)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:  # another user's file, or a store that can only be read
+            return not os.access(target.parent, os.W_OK)
+        return True
+
+    def remove_older(self, path: str, before: float) -> bool:
+        """See `Backend.remove_older`.
+
+        The file goes out of sight first and is looked at there: a publisher that renewed it in between gets it back, and one that comes later
+        finds nothing and writes it again.
+        """
+        target, aside = Path(self.root, path), Path(self.root, SCRATCH, f"swept-{uuid.uuid4().hex}")
+        with writing(self.root):
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                if target.lstat().st_mtime >= before:
+                    return False
+                target.rename(aside)
+            except FileNotFoundError:
+                return False
+            with contextlib.suppress(FileNotFoundError):  # as old as it is, another's tidying may take it
+                if aside.lstat().st_mtime >= before:
+                    with contextlib.suppress(FileExistsError):  # written again since: the same bytes
+                        os.link(aside, target)
+                    aside.unlink()
+                    return False
+                aside.unlink()
+        return True
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Scratch]:

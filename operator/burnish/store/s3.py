@@ -10,12 +10,13 @@ import contextlib
 import errno
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from burnish.errors import BurnishError, Reason
-from burnish.store.backend import Backend, Scratch, reading, writing
+from burnish.store.backend import RENEW_SECONDS, Backend, Found, Scratch, reading, writing
 from burnish.store.credentials import Credentials
 
 _TIMEOUT_S = 30
@@ -121,6 +122,37 @@ class S3Backend(Backend):
         """See `Backend.names`."""
         with reading(self.describe(folder)), os_errors():
             return super().names(folder)
+
+    def entries(self, folder: str) -> list[Found]:
+        """See `Backend.entries`."""
+        with reading(self.describe(folder)), os_errors():
+            try:
+                listing = self._fs.ls(self.describe(folder), detail=True)
+            except FileNotFoundError:
+                return []
+        files = (facts for facts in listing if facts["type"] == "file")
+        return [Found(str(facts["name"]).rpartition("/")[2], int(facts["size"]), facts["LastModified"].timestamp()) for facts in files]
+
+    def renew(self, path: str) -> bool:
+        """See `Backend.renew`. An object can't be touched, only written again."""
+        with reading(self.describe(path)), os_errors():
+            try:
+                found = self._fs.call_s3("head_object", Bucket=self._bucket, Key=self._key(path))
+            except FileNotFoundError:
+                return False
+        return bool(time.time() - found["LastModified"].timestamp() < RENEW_SECONDS)
+
+    def remove_older(self, path: str, before: float) -> bool:
+        """See `Backend.remove_older`. Between the look and the removal lies one request; who publishes looks again after the record is written."""
+        with writing(self.root), os_errors():
+            try:
+                found = self._fs.call_s3("head_object", Bucket=self._bucket, Key=self._key(path))
+            except FileNotFoundError:
+                return False
+            if found["LastModified"].timestamp() >= before:
+                return False
+            self._fs.call_s3("delete_object", Bucket=self._bucket, Key=self._key(path))
+        return True
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Scratch]:

@@ -26,7 +26,7 @@ from burnish.api.job_contract import Record
 from burnish.api.scalars import DIGEST_PATTERN
 from burnish.errors import BurnishError, Reason
 from burnish.store import credentials, files
-from burnish.store.backend import Backend, DirectoryBackend, Scratch, reading
+from burnish.store.backend import Backend, DirectoryBackend, Found, Scratch, reading
 from burnish.store.blobs import BlobReader, new_file
 from burnish.store.credentials import Credentials
 from burnish.store.keys import canonical_json
@@ -36,6 +36,7 @@ R = TypeVar("R", bound=Record)
 LOCAL_CLUSTER = "local"
 """Cluster part of the layout where there is no cluster."""
 
+_BLOBS = "blobs/sha256"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _HEAD, _MIDDLE, _TAIL = b'{"digest":"', b'","record":', b"}\n"
 _HEAD_BYTES = len(_HEAD) + len("sha256:") + 64 + len(_MIDDLE)
@@ -45,7 +46,9 @@ _LAYOUT = {
 }
 
 
-def open_store(location: str | Path, *, cluster: str = LOCAL_CLUSTER, namespace: str = "default", access: Credentials | None = None) -> Store:
+def open_store(
+    location: str | Path, *, cluster: str = LOCAL_CLUSTER, namespace: str = "default", access: Credentials | None = None, is_tidied: bool = True
+) -> Store:
     """The store of one namespace at `location`: a path, a `file:` URI or `s3://bucket/prefix`. Nothing is made there before something is written.
 
     Args:
@@ -53,6 +56,7 @@ def open_store(location: str | Path, *, cluster: str = LOCAL_CLUSTER, namespace:
         cluster: first part of the layout.
         namespace: second part.
         access: credentials for s3; default those of the environment.
+        is_tidied: whether what killed writers left behind is removed on the way.
 
     Raises:
         BurnishError: InvalidManifest: not a kind of location that a store can be at.
@@ -73,7 +77,8 @@ def open_store(location: str | Path, *, cluster: str = LOCAL_CLUSTER, namespace:
             field="--store",
         )
     backend = DirectoryBackend(root.expanduser().absolute() / cluster / namespace)
-    backend.sweep()
+    if is_tidied:
+        backend.sweep()
     return Store(backend)
 
 
@@ -117,6 +122,32 @@ class Store:
         """
         return self._backend.size(_blob(digest)) is not None
 
+    def keep_blob(self, digest: str) -> bool:
+        """As `has_blob`, for who is about to publish what refers to it: True promises that no sweep takes the blob meanwhile.
+
+        False where it has to be written (again).
+
+        Raises:
+            BurnishError: StoreNotReadable.
+        """
+        return self._backend.renew(_blob(digest))
+
+    def list_blobs(self) -> list[Found]:
+        """All blobs; their names are digests without `sha256:`.
+
+        Raises:
+            BurnishError: StoreNotReadable.
+        """
+        return [found for found in self._backend.entries(_BLOBS) if re.fullmatch(r"[0-9a-f]{64}", found.name)]
+
+    def remove_blob(self, digest: str, before: float) -> bool:
+        """Remove a blob that nobody filed or renewed since `before` (seconds since the epoch). True: it was removed.
+
+        Raises:
+            BurnishError: StoreNotWritable.
+        """
+        return self._backend.remove_older(_blob(digest), before)
+
     def put_blob(self, source: Path | bytes) -> str:
         """Store a file or bytes; returns the digest. A file that the store has is only read.
 
@@ -127,7 +158,7 @@ class Store:
             with files.open_file(source.parent, source.name) as file:
                 return self.put_stream(file)
         digest = f"sha256:{hashlib.sha256(source).hexdigest()}"
-        return digest if self.has_blob(digest) else self.put_stream(io.BytesIO(source))
+        return digest if self.keep_blob(digest) else self.put_stream(io.BytesIO(source))
 
     def put_stream(self, file: BinaryIO) -> str:
         """Store what the seekable `file` holds; returns the digest of the bytes that were copied.
@@ -136,7 +167,7 @@ class Store:
             BurnishError: StoreFull, StoreNotWritable.
         """
         digest = files.digest(file)
-        if self.has_blob(digest):
+        if self.keep_blob(digest):
             return digest
         file.seek(0)
         with self.scratch() as scratch:
@@ -224,14 +255,10 @@ class Store:
                 message names the file, and to delete it is the cure: it is never overwritten in silence.
         """
         path = _record(kind, key)
-        if self._backend.size(path) is None:
+        payload = self._payload(kind, path)
+        if payload is None:
             return None
         where = self._backend.describe(path)
-        with self._backend.open(path) as file, reading(where):
-            data = file.read()
-        payload = data[_HEAD_BYTES : -len(_TAIL)]
-        if data[:_HEAD_BYTES] != _HEAD + f"sha256:{hashlib.sha256(payload).hexdigest()}".encode() + _MIDDLE or not data.endswith(_TAIL):
-            raise BurnishError(Reason.StoreCorrupted, f"a record of kind {kind} is damaged; delete the file {where}, the next run makes it again")
         try:
             return of.model_validate_json(payload)
         except ValidationError as error:
@@ -241,6 +268,35 @@ class Store:
                 f"a record of kind {kind} was written by another release of Burnish (contractVersion {version}); "
                 f"use that release, or delete the file {where}, the next run makes it again",
             ) from error
+
+    def record_digests(self, kind: str, key: str) -> set[str]:
+        """Every digest that a record mentions, whatever its kind and whichever release wrote it; none where there is no such record.
+
+        Raises:
+            BurnishError: StoreNotReadable; StoreCorrupted, where it is not what was written.
+        """
+        payload = self._payload(kind, _record(kind, key))
+        return {found.decode() for found in re.findall(rb"sha256:[0-9a-f]{64}", payload or b"")}
+
+    def record_kinds(self) -> list[str]:
+        """The kinds of which there are records, sorted.
+
+        Raises:
+            BurnishError: StoreNotReadable.
+        """
+        return [name for name in self._backend.names("records") if _NAME.fullmatch(name)]
+
+    def _payload(self, kind: str, path: str) -> bytes | None:
+        """A record's JSON, verified; None where there is none."""
+        if self._backend.size(path) is None:
+            return None
+        where = self._backend.describe(path)
+        with self._backend.open(path) as file, reading(where):
+            data = file.read()
+        payload = data[_HEAD_BYTES : -len(_TAIL)]
+        if data[:_HEAD_BYTES] != _HEAD + f"sha256:{hashlib.sha256(payload).hexdigest()}".encode() + _MIDDLE or not data.endswith(_TAIL):
+            raise BurnishError(Reason.StoreCorrupted, f"a record of kind {kind} is damaged; delete the file {where}, the next run makes it again")
+        return payload
 
     def list_records(self, kind: str) -> list[str]:
         """Keys of all records of a kind, sorted.
@@ -264,7 +320,7 @@ class Store:
 def _blob(digest: str) -> str:
     if not re.fullmatch(DIGEST_PATTERN, digest):
         raise BurnishError(Reason.NotInStore, f"{digest[:80]!r} is not a digest (sha256: and 64 hex digits), so the store can't have it")
-    return "blobs/sha256/" + digest.removeprefix("sha256:")
+    return f"{_BLOBS}/{digest.removeprefix('sha256:')}"
 
 
 def _record(kind: str, key: str) -> str:

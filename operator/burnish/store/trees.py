@@ -76,7 +76,7 @@ def copy_tree(store: Store, path: Path, tree: TreeRef) -> None:
     """
     root = path if tree.is_directory else path.parent
     for ref in tree.files:
-        if store.has_blob(ref.digest):
+        if store.keep_blob(ref.digest):
             continue
         with files.open_file(root, ref.path) as file, store.scratch() as scratch:
             for chunk in files.chunks(file):

@@ -1,0 +1,48 @@
+"""`burnish sweep`: free the store of what no record refers to."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+
+from burnish.api.scalars import duration_seconds, format_bytes
+from burnish.cli import locations
+from burnish.store import sweep
+from burnish.store.store import LOCAL_CLUSTER, open_store
+
+DESCRIPTION = """Delete the blobs of a namespace that no record refers to, and that are older than a grace time: what killed runs left, and sources
+that nothing needs. Every result stays. Runs that publish meanwhile lose nothing."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the subcommand."""
+    parser = commands.add_parser("sweep", help="delete what no record of the store refers to", description=DESCRIPTION)
+    locations.add_store_option(parser)
+    locations.add_namespace_option(parser)
+    parser.add_argument("--cluster", default=LOCAL_CLUSTER, help="cluster part of the store (default: %(default)s, which burnish run writes)")
+    parser.add_argument("--older-than", type=_age, default="7d", metavar="AGE", help="grace time: 36h, 7d; at least 24h (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be deleted")
+    parser.set_defaults(function=main)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Sweep; returns the exit code."""
+    sweep.check_grace(options.older_than)
+    before = time.time() - options.older_than
+    store = open_store(options.store, cluster=options.cluster, namespace=options.namespace, is_tidied=not options.dry_run)
+    garbage = sweep.find(store, before=before)
+    gone = []
+    for blob in garbage if options.dry_run else sweep.remove(store, garbage, before=before):
+        gone.append(blob)
+        print(f"{blob.digest}  {format_bytes(blob.size)}", flush=True)
+    print(f"{'would delete' if options.dry_run else 'deleted'} {sweep.describe(gone)}")
+    return 0
+
+
+def _age(text: str) -> float:
+    days = re.fullmatch(r"([0-9]{1,5})d", text)
+    try:
+        return int(days[1]) * 86400.0 if days else duration_seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an age; write 36h or 7d") from error
