@@ -9,7 +9,7 @@ import argparse
 import sys
 
 import burnish
-from burnish.cli import crd, pull, report, run, sweep, terminal, toolchain
+from burnish.cli import crd, plan, pull, report, run, sweep, terminal, toolchain
 from burnish.errors import BurnishError, ExitCode
 
 EPILOG = """exit codes:
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"burnish {burnish.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (run, report, pull, sweep, toolchain, crd):
+    for module in (run, plan, report, pull, sweep, toolchain, crd):
         module.add_parser(commands)
     options = parser.parse_args(arguments)
     try:

@@ -122,23 +122,66 @@ def fetch(
         raise
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What can be said of a URI without fetching it."""
+
+    digest: str | None
+    """What it holds; None: only fetching it tells."""
+    is_stored: bool
+    """The store has all of it."""
+
+
+def look_up(uri: str, base: Path, store: Store, *, digest: str | None, refresh: str | None, limits: FetchLimits, field: str) -> Seen:
+    """What a run would find at `uri`, as far as that shows without reaching out or writing: a file is read, a remote URI only looked up.
+
+    Raises:
+        BurnishError: as `fetch`, for what is wrong with the URI or the file.
+    """
+    try:
+        if _scheme(uri) == "file":
+            tree = trees.hash_tree(_real_path(base / _file_path(uri)), max_bytes=limits.max_bytes, max_files=limits.max_files)
+            _check_pin(uri, tree.digest, digest)
+            return Seen(tree.digest, trees.has_tree(store, tree))
+        if _scheme(uri) == "https":
+            _check_https(uri)
+        elif _scheme(uri) == "s3":
+            _bucket_and_key(uri)
+        else:  # the error is that of a run, which comes before anything is reached
+            found = fetch(uri, base, store, digest=digest, refresh=refresh, limits=limits, field=field, progress=lambda text, *, done=None: None)
+            return Seen(found.tree.digest, is_stored=True)
+        known = store.get_record(SOURCES, source_key(uri, digest, refresh), SourceRecord)
+        if known is not None and trees.has_tree(store, known.tree):
+            return Seen(known.tree.digest, is_stored=True)
+        return Seen(digest, is_stored=False)
+    except BurnishError as error:
+        if error.field is None and not error.reason.value.startswith("Store"):
+            error.field = field
+        raise
+
+
 def _scheme(uri: str) -> str:
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", uri)
     return match[1].lower() if match else ""
 
 
 def _fetch_file(uri: str, named: Path, store: Store, digest: str | None, limits: FetchLimits, progress: Progress) -> SourceRecord:
-    with files.reading(named):
-        try:
-            path = Path(os.path.realpath(named, strict=True))
-        except NotADirectoryError as error:
-            raise FileNotFoundError from error
+    path = _real_path(named)
     tree = trees.hash_tree(path, max_bytes=limits.max_bytes, max_files=limits.max_files, progress=progress)
     _check_pin(uri, tree.digest, digest)
     trees.copy_tree(store, path, tree)
     if not tree.is_directory:  # the name that the user knows, not that of the file behind a link
         tree = tree.model_copy(update={"files": (tree.files[0].model_copy(update={"path": named.name}),)})
     return SourceRecord(uri=uri, tree=tree, fetched_at=_now())
+
+
+def _real_path(named: Path) -> Path:
+    """The file or directory behind links."""
+    with files.reading(named):
+        try:
+            return Path(os.path.realpath(named, strict=True))
+        except NotADirectoryError as error:
+            raise FileNotFoundError from error
 
 
 def _file_path(uri: str) -> Path:
