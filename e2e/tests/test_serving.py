@@ -97,7 +97,9 @@ def test_rolls_there_and_back_lose_no_request(served: Space) -> None:
 
 
 def test_dead_backend_is_noticed_and_started_again(served: Space) -> None:
-    pod = served.get("pods", "", "--selector", "burnish.dev/component=server")[0]["metadata"]["name"]
+    revision = served.model("digits")["status"]["targets"][0]["revision"]
+    pods = served.get("pods", "", "--selector", f"burnish.dev/revision={revision}")
+    pod = next(p["metadata"]["name"] for p in pods if "deletionTimestamp" not in p["metadata"])  # that of the roll before may still be draining
     served.kubectl("exec", pod, "-c", "triton", "--", "python3", "-c", KILL_STUBS)
     deadline = time.monotonic() + 90
     while _restarts(served, pod) == 0:
@@ -198,11 +200,12 @@ def test_deleted_model_leaves_nothing(space: Space) -> None:
         ({"source": {"uri": "s3://models/digits/none.onnx", "secretRef": {"name": "models"}}}, "SourceNotFound", "s3://models/digits/none.onnx"),
         ({"source": {"uri": "s3://models/digits/model.onnx", "secretRef": {"name": "nosecret"}}}, "SecretNotFound", "kubectl create secret"),
         ({"source": {"uri": "s3://models/digits/evaluation.npz", "secretRef": {"name": "models"}}}, "UnsupportedFormat", ""),
-        ({"source": {"uri": "https://10.200.0.1:7070/model.onnx"}}, "UnsafeSource", "private address"),
+        ({"source": {"uri": "https://PRIVATE/model.onnx"}}, "UnsafeSource", "private address"),
     ],
 )
 def test_bad_source_is_told_on_the_object(installation: Installation, served: Space, change: dict[str, Any], reason: str, words: str) -> None:
     space = installation.space("bad-sources")
+    change["source"]["uri"] = change["source"]["uri"].replace("PRIVATE", installation.endpoint.removeprefix("http://"))
     space.apply(digits(reason.lower(), **change))
     found = space.wait(reason.lower(), is_stalled, 120)
     failure = found["status"]["lastFailure"]
