@@ -24,6 +24,7 @@ from burnish.errors import BurnishError, Reason
 from burnish.pipeline import records
 from burnish.pipeline.processes import child_environment
 from burnish.pipeline.runner import Outcome
+from burnish.store.store import open_store
 from burnish.toolchains import environments
 
 TOOLCHAIN = "onnx"
@@ -80,6 +81,7 @@ class Drawing:
 
     def __init__(self, store: str, namespace: str) -> None:
         self._store, self._namespace = store, namespace
+        self._near = tempfile.TemporaryDirectory(prefix="burnish-report-") if store.startswith("s3:") else None
         self._process: subprocess.Popen[str] | None = None
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # ours until we are left
 
@@ -91,6 +93,8 @@ class Drawing:
             self._process.kill()
             self._process.communicate()
         self._log.close()
+        if self._near is not None:
+            self._near.cleanup()
 
     def start_if_possible(self) -> None:
         """Start, where nothing has to be installed for it."""
@@ -104,6 +108,8 @@ class Drawing:
         Raises:
             BurnishError: ToolchainUnavailable, DeadlineExceeded, InternalError.
         """
+        if self._near is not None:
+            self._bring_near(result, self._near.name)
         if self._process is None:
             self._start(environments.ensure(TOOLCHAIN, lambda text: print(text, file=sys.stderr)).python)
         process = self._process
@@ -116,8 +122,18 @@ class Drawing:
         if "error" in answer:
             raise BurnishError(Reason.InternalError, f"the report could not be rendered: {answer['error']}")
 
+    def _bring_near(self, name: str, directory: str) -> None:
+        """Copy what a page is made of into a store in a directory: the child has plotting libraries, but neither S3's nor its credentials."""
+        far, near = (open_store(store, namespace=self._namespace) for store in (self._store, directory))
+        result = far.get_record(records.RESULTS, name, Result)
+        if result is None:
+            raise BurnishError(Reason.NotInStore, f"the store has no result {name}; run the manifest again to make it")
+        near.put_blob(far.read_blob(result.measurement.record))
+        near.put_record(records.RESULTS, name, result, replace=True)
+
     def _start(self, python: Path) -> None:
-        command = [str(python), "-m", "burnish.pipeline.report", "--store", self._store, "--namespace", self._namespace]
+        store = self._near.name if self._near is not None else self._store
+        command = [str(python), "-m", "burnish.pipeline.report", "--store", store, "--namespace", self._namespace]
         self._process = subprocess.Popen(
             command,
             env=child_environment(),
