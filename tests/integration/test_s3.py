@@ -123,6 +123,8 @@ def test_store_that_does_not_answer_says_why(server: Credentials, location: str,
     assert raised.value.reason in reason
     assert "hunter2" not in str(raised.value)
     assert location.removesuffix("/x") in str(raised.value)
+    assert "check that the bucket exists" in str(raised.value)
+    assert "directory" not in str(raised.value)
 
 
 # --- sources -------------------------------------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def reading(what: str) -> Iterator[None]:
     except OSError as error:
         raise BurnishError(
             Reason.StoreNotReadable,
-            f"can't read {what} ({_why(error)}); check that the store is a directory that you may read, or name another store",
+            f"can't read {what} ({_why(error)}); {_cure(what, 'read')}",
         ) from error
 
 
@@ -72,8 +72,14 @@ def writing(where: str) -> Iterator[None]:
             ) from error
         raise BurnishError(
             Reason.StoreNotWritable,
-            f"can't write to the store {where} ({_why(error)}); it has to be a directory that you may write, or name another store",
+            f"can't write to the store {where} ({_why(error)}); {_cure(where, 'write')}",
         ) from error
+
+
+def _cure(where: str, verb: str) -> str:
+    if where.startswith("s3://"):
+        return f"check that the bucket exists, that the credentials may {verb} it, and AWS_ENDPOINT_URL"
+    return f"it has to be a directory that you may {verb}, or name another store"
 
 
 def _why(error: OSError) -> str:
