@@ -163,7 +163,7 @@ def test_server_that_is_killed_in_the_middle_of_measuring_is_told(project, manif
 
 def test_deadline_of_all_steps_is_held(project, make_mlp, make_spec):
     onnx.save(make_mlp(), project.path / "model.onnx")
-    ran = project.run(project.write(make_spec(jobs={"deadline": "4s"})))
+    ran = project.run(project.write(make_spec(jobs={"deadline": "2s"})))
     assert (ran.code, ran.failure["reason"]) == (5, "DeadlineExceeded"), ran.stderr
     assert "spec.jobs.deadline" in ran.failure["message"]
     assert ran.seconds < 40
