@@ -31,6 +31,8 @@ FIELD_MANAGER = "burnish"
 
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY = "burnish"
+MANAGED_SELECTOR = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
+"""Selects our children in lists and watches."""
 LABEL_MODEL = f"{GROUP}/model"
 """Name of the OptimizedModel, on every child."""
 LABEL_TARGET = f"{GROUP}/target"

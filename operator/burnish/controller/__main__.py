@@ -27,7 +27,7 @@ def main() -> int:
     """Run until SIGTERM. Exit code 0: asked to end; 1: the lease was lost, or a port is taken; 2: wrong settings."""
     arguments = _parser().parse_args()
     logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for chatty in ("kopf", "kubernetes", "aiohttp"):
+    for chatty in ("kopf", "aiohttp"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # that signals are not its own, on purpose
     try:
@@ -61,9 +61,8 @@ async def _run(settings: Settings, arguments: argparse.Namespace) -> int:
     LOG.info("Burnish %s starts as %s, watching %s", __version__, identity, where)
     async with apiserver.connect() as api:
         operator = Operator(api, settings, identity=identity)
-        unready = lambda: ""  # noqa: E731  # a standby is as ready as one can be: the lease says who works
         async with endpoints.serve(
-            arguments.port, arguments.metrics_port, unwell=operator.unwell, unready=unready, registry=operator.metrics.registry, host=arguments.host
+            arguments.port, arguments.metrics_port, unwell=operator.unwell, registry=operator.metrics.registry, host=arguments.host
         ):
             watching = asyncio.create_task(operator.watch(stop))
             leading = asyncio.create_task(Lease(api, settings, identity).hold(operator.work))

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -26,7 +27,8 @@ MERGE = "application/merge-patch+json"
 APPLY = "application/apply-patch+yaml"
 TIMEOUT_SECONDS = 30
 _TOKEN_SECONDS = 60.0
-_PAGE = 100
+PAGE = 100
+"""Objects of a list that are held at once."""
 _TEXT = 512
 
 
@@ -76,6 +78,11 @@ LEASE = Resource("Lease", "coordination.k8s.io", "v1", "leases")
 WATCHED = (JOB, POD, DEPLOYMENT, SERVICE)
 """Children whose changes lead to a reconcile."""
 BY_KIND = {r.kind: r for r in (MODEL, *WATCHED, NETWORK_POLICY, CLAIM)}
+
+
+def micro_time() -> str:
+    """Now, as Leases and Events want it (MicroTime)."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def login(settings: kopf.OperatorSettings) -> kopf.ConnectionInfo:
@@ -147,7 +154,7 @@ class ApiServer:
         """
         more = ""
         while True:
-            page = await self.list(resource, namespace, **query, limit=str(_PAGE), **({"continue": more} if more else {}))
+            page = await self.list(resource, namespace, **query, limit=str(PAGE), **({"continue": more} if more else {}))
             yield page
             more = page["metadata"].get("continue", "")
             if not more:

@@ -91,15 +91,12 @@ class Cache:
         self._remove(key, kind, name)
         return key
 
-    def drop_unlisted(self, kind: str, listed: Set[str], version: int) -> set[Key]:
-        """Forget what a list of all objects of a kind, as of `version`, did not hold. Returns whose objects those were."""
-        changed: set[Key] = set()
+    def drop_unlisted(self, kind: str, listed: Set[str], version: int) -> None:
+        """Forget what a list of all objects of a kind, as of `version`, did not hold."""
         for key, entries in list(self._objects.items()):
             for (found, name), entry in list(entries.items()):
                 if found == kind and entry.uid not in listed and entry.version <= version:
                     self._remove(key, kind, name)
-                    changed.add(key)
-        return changed
 
     def forget_gone(self) -> None:
         """After a list of everything, nothing older is on its way any more."""
@@ -114,10 +111,6 @@ class Cache:
         """The children of a kind, by name."""
         entries = self._objects.get(key, {})
         return [json.loads(entry.kept) for (found, _), entry in sorted(entries.items()) if found == kind]
-
-    def models(self) -> list[Key]:
-        """The resources that are there."""
-        return [key for key, entries in self._objects.items() if (names.KIND, key.name) in entries]
 
     def _remove(self, key: Key, kind: str, name: str) -> None:
         entries = self._objects[key]

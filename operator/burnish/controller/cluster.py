@@ -35,7 +35,6 @@ _PARSED = 64
 """Specs that are kept parsed; all of them would be most of the memory."""
 _NO_POD_SECONDS = 5.0
 """A Job is given this long for a pod; then its events are asked why there is none."""
-NOBODY = Key("", "")
 CONTROLLER = f"{names.GROUP}/controller"
 
 
@@ -64,32 +63,28 @@ class Cluster:
 
     # --- reading ----------------------------------------------------------------------------------------------------------------------
 
-    async def sync(self) -> set[Key]:
-        """List everything: at the start, and now and then, because a watch may lose an event. Returns whose objects were news.
+    async def sync(self) -> None:
+        """List everything: at the start, and now and then, because a watch may lose an event.
 
         Raises:
             ApiError: a list was refused.
         """
-        changed: set[Key] = set()
-        selector = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
         for resource in (apiserver.MODEL, *apiserver.WATCHED):
-            query = {} if resource is apiserver.MODEL else {"labelSelector": selector}
+            query = {} if resource is apiserver.MODEL else {"labelSelector": names.MANAGED_SELECTOR}
             listed: set[str] = set()
             versions = []
             for namespace in self._settings.watch_namespaces or (None,):
                 async for page in self._api.pages(resource, namespace, **query):
                     for body in page["items"]:
                         listed.add(body["metadata"]["uid"])
-                        changed.add(self.cache.seen(resource.kind, body) or NOBODY)
+                        self.cache.seen(resource.kind, body)
                     versions.append(int(page["metadata"]["resourceVersion"]))
-            changed |= self.cache.drop_unlisted(resource.kind, listed, min(versions))
-        changed.discard(NOBODY)
+            self.cache.drop_unlisted(resource.kind, listed, min(versions))
         self.cache.forget_gone()
         self._shared.clear()
         volume = self._settings.store.volume
         if volume is not None and volume.access_mode != "ReadWriteMany":
             self._nodes = await self._count_nodes()
-        return changed
 
     async def observe(self, key: Key) -> Observed | None:
         """The resource and what belongs to it; None where it is gone.
@@ -105,6 +100,7 @@ class Cluster:
         uid = metadata["uid"]
         kept = {kind: [c for c in self.cache.children(key, kind) if c["metadata"]["owner"] == uid] for kind in ("Job", "Deployment", "Service")}
         pods = tuple(views.pod(c) for c in self.cache.children(key, "Pod"))
+        with_pods = {pod.owner_uid for pod in pods}
         obstacles = self._obstacles.get(key, Obstacles())
         model, invalid = self._parsed(key, body)
         return Observed(
@@ -115,7 +111,7 @@ class Cluster:
             invalid=invalid,
             status=_status(body),
             is_deleting=metadata["isDeleting"],
-            jobs=tuple([await self._job(key, c, {p.owner_uid for p in pods}) for c in kept["Job"]]),
+            jobs=tuple([await self._job(key, c, with_pods) for c in kept["Job"]]),
             pods=pods,
             deployments=tuple(views.deployment(c) for c in kept["Deployment"]),
             services=tuple(views.service(c) for c in kept["Service"]),
@@ -186,24 +182,23 @@ class Cluster:
             if conflict is not None:
                 conflicts.append(conflict)
         found = Obstacles(tuple(conflicts), tuple(refusals))
-        is_news = found != self._obstacles.get(seen.key, Obstacles())
-        self._obstacles[seen.key] = found
-        if found == Obstacles():
-            del self._obstacles[seen.key]
-        return is_news
+        before = self._obstacles.pop(seen.key, Obstacles())
+        if found != Obstacles():
+            self._obstacles[seen.key] = found
+        return found != before
 
-    async def tell(self, seen: Observed, plan: Plan) -> bool:
-        """Write the status, if it says anything new, and then the events. Returns True if it was written.
+    async def tell(self, seen: Observed, plan: Plan) -> None:
+        """Write the status, if it says anything new; the events follow.
 
         Raises:
             ApiError: the apiserver could not take the status now.
         """
         if plan.status is None:
-            return False
+            return
         status = dump_status(plan.status)
         body = self.cache.model(seen.key)
         if body is None or body["metadata"]["uid"] != seen.uid or body.get("status") == status:
-            return False
+            return
         written = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
@@ -214,12 +209,11 @@ class Cluster:
             answer = await self._api.apply_status(apiserver.MODEL, seen.key.namespace, seen.key.name, written)
         except ApiError as error:
             if error.status in (404, 409):  # gone, or another of its name: the watch tells
-                return False
+                return
             raise
         self.cache.seen(names.KIND, answer)
         for event in plan.events:
             self._events.put_nowait((seen.key, seen.uid, event))
-        return True
 
     async def post_events(self) -> None:
         """Post events until cancelled: one after the other, so that they never hold up a reconcile."""
@@ -308,7 +302,6 @@ class Cluster:
 
     async def _post(self, key: Key, uid: str, event: Event) -> None:
         """An event on the resource. One that can't be posted is not worth failing for."""
-        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         regarding = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
@@ -320,7 +313,7 @@ class Cluster:
             "apiVersion": apiserver.EVENT.api_version,
             "kind": "Event",
             "metadata": {"name": f"{key.name}.{secrets.token_hex(8)}", "namespace": key.namespace},
-            "eventTime": now,
+            "eventTime": apiserver.micro_time(),
             "reportingController": CONTROLLER,
             "reportingInstance": self._identity[:128],
             "action": "Reconcile",

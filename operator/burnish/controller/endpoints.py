@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 @asynccontextmanager
 async def serve(
-    port: int, metrics_port: int, *, unwell: Callable[[], str], unready: Callable[[], str], registry: CollectorRegistry, host: str
+    port: int, metrics_port: int, *, unwell: Callable[[], str], registry: CollectorRegistry, host: str
 ) -> AsyncIterator[None]:  # fmt: skip
     """Answer on two ports while the context lasts.
 
@@ -19,7 +19,6 @@ async def serve(
         port: of /healthz and /readyz.
         metrics_port: of /metrics.
         unwell: why the process should be restarted; empty while it is well.
-        unready: why it isn't at work; empty while it is.
         registry: what /metrics shows.
         host: address to listen on.
 
@@ -27,19 +26,19 @@ async def serve(
         OSError: a port is taken.
     """
 
-    def told(why: Callable[[], str]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        async def answer(_: web.Request) -> web.StreamResponse:
-            text = why()
-            return web.Response(status=503 if text else 200, text=(text or "ok") + "\n")
+    async def healthy(_: web.Request) -> web.Response:
+        text = unwell()
+        return web.Response(status=503 if text else 200, text=(text or "ok") + "\n")
 
-        return answer
+    async def ready(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")  # a standby is as ready as one can be: the lease says who works
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     health = web.Application()
-    health.router.add_get("/healthz", told(unwell))
-    health.router.add_get("/readyz", told(unready))
+    health.router.add_get("/healthz", healthy)
+    health.router.add_get("/readyz", ready)
     scraped = web.Application()
     scraped.router.add_get("/metrics", metrics)
     runners = []

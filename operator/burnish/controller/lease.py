@@ -12,7 +12,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from burnish.controller import apiserver
@@ -97,7 +96,7 @@ class Lease:
         return time.monotonic() - self._seen[1] > float(spec.get("leaseDurationSeconds") or DURATION_SECONDS)
 
     def _body(self, metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
-        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        now = apiserver.micro_time()
         is_ours = spec.get("holderIdentity") == self._identity
         kept = {"resourceVersion": metadata["resourceVersion"]} if metadata else {}
         return {

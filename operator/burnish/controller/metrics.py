@@ -32,7 +32,6 @@ class Metrics:
         self.waited = Histogram("burnish_queue_wait_seconds", "Time from a change to its reconcile.", buckets=_BUCKETS, registry=self.registry)
         depth = Gauge("burnish_queue_depth", "Resources that wait for a reconcile.", registry=self.registry)
         depth.set_function(lambda: float(waiting()))
-        self.writes = Counter("burnish_writes", "Writes to the apiserver by kind and verb.", ["kind", "verb"], registry=self.registry)
         self.jobs = Counter(
             "burnish_jobs", "Jobs that ended, by component (resolve, pipeline) and outcome.", ["component", "outcome"], registry=self.registry
         )

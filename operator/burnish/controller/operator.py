@@ -108,10 +108,10 @@ class Operator:
         settings = kopf.OperatorSettings()
         settings.posting.enabled = False
         settings.scanning.disabled = True
-        settings.watching.chunk_size = 100
+        settings.watching.chunk_size = apiserver.PAGE
         settings.networking.request_timeout = apiserver.TIMEOUT_SECONDS
         for resource in apiserver.WATCHED:
-            settings.watching.label_selectors[resource.group, resource.version, resource.plural] = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+            settings.watching.label_selectors[resource.group, resource.version, resource.plural] = names.MANAGED_SELECTOR
         return settings
 
     # --- the work ---------------------------------------------------------------------------------------------------------------------
@@ -119,8 +119,6 @@ class Operator:
     async def work(self) -> None:
         """Reconcile until cancelled. To be called by the leader only."""
         await self._sync()
-        for key in self.cluster.cache:
-            self.queue.add(key)
         self.is_leading = True
         self.metrics.leader.set(1)
         try:
@@ -134,13 +132,16 @@ class Operator:
             self.metrics.leader.set(0)
 
     async def _sync(self) -> None:
+        """List everything, however often that takes, and look at all of it."""
         while True:
             try:
                 await self.cluster.sync()
-                return
+                break
             except ApiError as error:
                 LOG.warning("can't list everything: %s; trying again", error)
                 await asyncio.sleep(_SYNC_RETRY_SECONDS)
+        for key in self.cluster.cache:
+            self.queue.add(key)
 
     async def _resync(self) -> None:
         seconds = duration_seconds(self.settings.resync)
@@ -150,8 +151,6 @@ class Operator:
             _tidy()
             await asyncio.sleep(seconds - pause)
             await self._sync()
-            for key in self.cluster.cache:
-                self.queue.add(key)
 
     async def _worker(self) -> None:
         while True:
