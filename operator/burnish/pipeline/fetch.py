@@ -89,7 +89,7 @@ def fetch(
         BurnishError: InvalidManifest (not a URI we fetch, or not here), SecretNotFound, SourceNotFound, SourceForbidden, SourceTooLarge, SourceTimeout, SourceIncomplete,
             SourceUnavailable, UnsafeSource, DigestMismatch; StoreFull, StoreNotWritable, StoreNotReadable, StoreCorrupted.
     """
-    try:
+    with _naming(field):
         match _scheme(uri):
             case "file" if access.is_on_cluster:
                 raise BurnishError(
@@ -116,6 +116,13 @@ def fetch(
                 raise BurnishError(
                     Reason.InvalidManifest, f"{other}: is not supported; use s3:, https:, pvc: (on a cluster) or file: (on this machine)"
                 )
+
+
+@contextlib.contextmanager
+def _naming(field: str) -> Iterator[None]:
+    """Let what is wrong with a source name the manifest's field; the store's errors are not the source's."""
+    try:
+        yield
     except BurnishError as error:
         if error.field is None and not error.reason.value.startswith("Store"):
             error.field = field
@@ -138,7 +145,7 @@ def look_up(uri: str, base: Path, store: Store, *, digest: str | None, refresh: 
     Raises:
         BurnishError: as `fetch`, for what is wrong with the URI or the file.
     """
-    try:
+    with _naming(field):
         if _scheme(uri) == "file":
             tree = trees.hash_tree(_real_path(base / _file_path(uri)), max_bytes=limits.max_bytes, max_files=limits.max_files)
             _check_pin(uri, tree.digest, digest)
@@ -154,10 +161,6 @@ def look_up(uri: str, base: Path, store: Store, *, digest: str | None, refresh: 
         if known is not None and trees.has_tree(store, known.tree):
             return Seen(known.tree.digest, is_stored=True)
         return Seen(digest, is_stored=False)
-    except BurnishError as error:
-        if error.field is None and not error.reason.value.startswith("Store"):
-            error.field = field
-        raise
 
 
 def _scheme(uri: str) -> str:
