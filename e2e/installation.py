@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -67,8 +68,8 @@ class Installation:
         for bucket in ("models", "burnish"):
             if not files.exists(bucket):
                 files.call_s3("create_bucket", Bucket=bucket)
-        for file in sorted((ROOT / "examples/digits").glob("*.[no][pn][zn]*")):
-            files.put_file(str(file), f"models/digits/{file.name}")
+        for name in ("model.onnx", "calibration.npz", "evaluation.npz"):
+            files.put_file(str(ROOT / "examples/digits" / name), f"models/digits/{name}")
         say(f"S3 server at {self.endpoint}: s3://models holds the example, s3://burnish is the store")
 
     def install(self, **values: object) -> None:
@@ -188,6 +189,7 @@ def is_stalled(model: Any) -> bool:
     return condition(model, "Stalled").get("status") == "True"
 
 
+@functools.cache
 def program(name: str) -> str:
     """A program of the cluster's, built if need be."""
     return output(CLUSTER, "path", name)

@@ -51,13 +51,12 @@ class Killed(BaseException):
 class Recorder(ApiServer):
     """An apiserver connection that keeps what was written, and dies when it is told to."""
 
-    def __init__(self, inner: ApiServer, *, dies_after: int | None = None) -> None:
-        self._inner, self._left = inner, dies_after
+    def __init__(self, inner: ApiServer, *, dies_after: int | None, fails: Callable[[str], bool] | None) -> None:
+        self._inner, self._left, self._fails = inner, dies_after, fails
         self.written: list[tuple[str, str]] = []
-        self.fails: Callable[[str, str], bool] = lambda method, path: False
 
     async def request(self, method: str, path: str, **facts: Any) -> dict[str, Any]:
-        if self.fails(method, path):
+        if self._fails is not None and self._fails(method):
             raise ApiError(409, "Conflict", "the object has been modified")
         answer = await self._inner.request(method, path, **facts)
         if method in WRITES and "/events" not in path:
@@ -105,7 +104,7 @@ class World:
 
     def children(self) -> dict[str, list[str]]:
         """Names, by kind."""
-        selector = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+        selector = names.MANAGED_SELECTOR
         found = {}
         for resource in (apiserver.JOB, apiserver.DEPLOYMENT, apiserver.SERVICE):
             answer = self.api.request("GET", resource.path(self.namespace), labelSelector=selector)
@@ -122,10 +121,12 @@ class World:
         is_current = status.get("observedGeneration") == body["metadata"]["generation"]
         return is_current and conditions.get("Ready") == "True" and conditions.get("RolloutComplete") == "True"
 
-    async def run(self, *, dies_after: int | None = None, until: Callable[[], bool] | None = None, **changes: Any) -> list[tuple[str, str]]:
+    async def run(
+        self, *, dies_after: int | None = None, fails: Callable[[str], bool] | None = None, until: Callable[[], bool] | None = None, **changes: Any
+    ) -> list[tuple[str, str]]:
         """Run an operator until all is settled, or it is killed. Returns what it wrote."""
         async with connected(self.api) as connection:
-            recorder = Recorder(connection, dies_after=dies_after)
+            recorder = Recorder(connection, dies_after=dies_after, fails=fails)
             operator = Operator(recorder, settings(self.namespace, **changes))
             working = asyncio.ensure_future(operator.work())
             try:
@@ -155,7 +156,7 @@ class World:
         return {"status": status, "children": self.children()}
 
 
-def _relative(written: list[tuple[str, str]], world: World, uid: str) -> list[tuple[str, str]]:
+def _relative(written: list[tuple[str, str]], world: World) -> list[tuple[str, str]]:
     """Writes without what is particular to one resource: its namespace, and hashes that hold its uid."""
     jobs = {name: f"job-{index}" for index, name in enumerate(dict.fromkeys(n for _, n in written if "/jobs/" in n))}
     revisions = {name: f"deployment-{index}" for index, name in enumerate(dict.fromkeys(n for _, n in written if "/deployments/" in n))}
@@ -179,7 +180,7 @@ def _count(api: ControlPlane, namespace: str, action: str) -> tuple[list[tuple[s
     world = World(api, namespace)
     _scenario(action, world)
     written = asyncio.run(world.run())
-    return _children_only(_relative(written, world, "")), {k: len(v) for k, v in world.end()["children"].items()}
+    return _children_only(_relative(written, world)), {k: len(v) for k, v in world.end()["children"].items()}
 
 
 def _killed_at(api: ControlPlane, action: str, number: int, expected: tuple[list[tuple[str, str]], dict[str, Any]]) -> bool:
@@ -192,7 +193,7 @@ def _killed_at(api: ControlPlane, action: str, number: int, expected: tuple[list
         if len(before) < number:
             return False
         after = asyncio.run(world.run())
-        assert _children_only(_relative(before + after, world, "")) == expected[0], f"killed after write {number} of {action}: {before} | {after}"
+        assert _children_only(_relative(before + after, world)) == expected[0], f"killed after write {number} of {action}: {before} | {after}"
         assert {k: len(v) for k, v in world.end()["children"].items()} == expected[1]
         assert world.seen().get("kind") == "Status" or world.is_settled()
         return True
@@ -350,28 +351,16 @@ def test_storm_of_conflicts_ends_the_same(api: ControlPlane, namespace: str) -> 
     world = World(api, namespace)
     world.create()
 
-    async def stormy() -> list[tuple[str, str]]:
-        async with connected(api) as connection:
-            recorder = Recorder(connection)
-            left = {"n": 25}
+    left = 25
 
-            def fails(method: str, path: str) -> bool:
-                if method in WRITES and left["n"] > 0:
-                    left["n"] -= 1
-                    return left["n"] % 3 != 0
-                return False
+    def fails(method: str) -> bool:
+        nonlocal left
+        if method not in WRITES or left == 0:
+            return False
+        left -= 1
+        return left % 3 != 0
 
-            recorder.fails = fails
-            working = asyncio.ensure_future(Operator(recorder, settings(namespace)).work())
-            try:
-                await world._settle(working, world.is_settled)
-            finally:
-                working.cancel()
-                with contextlib.suppress(BaseException):
-                    await working
-            return recorder.written
-
-    written = [name for method, name in asyncio.run(stormy()) if method == "POST"]
+    written = [name for method, name in asyncio.run(world.run(fails=fails)) if method == "POST"]
     assert len(written) == len(set(written))
 
 

@@ -6,19 +6,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from burnish.api.job_contract import ArtifactConfig, FileRef, SourceRecord, TreeRef
+from burnish.api.job_contract import ArtifactRef, FileRef, SourceRecord, TreeRef
 from burnish.cli.main import main
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import fetch
 from burnish.pipeline.processes import child_environment
 from burnish.pipeline.progress import emit
-from burnish.plugins.base import DataType, HardwareClass, Signature, Tensor
-from burnish.store import artifacts, s3, sweep, trees
+from burnish.store import s3, sweep, trees
 from burnish.store.credentials import Credentials
 from burnish.store.store import Store, open_store
 
@@ -219,7 +218,12 @@ def test_sweep_takes_what_nothing_refers_to_and_nobody_counts_on(store: Store, f
 
 
 def test_commands_take_a_store_on_s3(
-    server: Credentials, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: Credentials,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    file_artifact: Callable[[Store, Path, bytes], ArtifactRef],
 ) -> None:
     for name, value in (
         ("AWS_ACCESS_KEY_ID", server.access_key),
@@ -227,26 +231,8 @@ def test_commands_take_a_store_on_s3(
         ("AWS_ENDPOINT_URL", server.endpoint),
     ):
         monkeypatch.setenv(name, value)
-    made = tmp_path / "made"
-    (made / "model").mkdir(parents=True)
-    (made / "model" / "model.onnx").write_bytes(CONTENT)
-    tensor = Tensor(name="x", data_type=DataType.FP32, shape=(-1, 4))
-    config = ArtifactConfig(
-        name="baseline",
-        summary="converted only",
-        runtime="ONNXRuntime",
-        backend="onnxruntime",
-        model_file="model.onnx",
-        signature=Signature(inputs=(tensor,), outputs=(tensor,)),
-        inputs=(),
-        source_digest="sha256:" + "0" * 64,
-        artifact_key="0" * 64,
-        toolchain="t",
-        hardware_class=HardwareClass(architecture="x86-64", vendor="GenuineIntel", isa=("AVX2",)),
-    )
-    (made / "artifact.json").write_bytes(artifacts.config_bytes(config))
     store = open_store("s3://bucket/commands")
-    digest = artifacts.put_artifact(store, made).digest
+    digest = file_artifact(store, tmp_path / "made", CONTENT).digest
     assert main(["pull", f"{store.location}@{digest}", "-o", str(tmp_path / "by-uri")]) == 0
     assert main(["pull", digest, "--store", "s3://bucket/commands", "-o", str(tmp_path / "by-digest")]) == 0
     for name in ("by-uri", "by-digest"):

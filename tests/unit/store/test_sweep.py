@@ -3,14 +3,14 @@
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from burnish.api.job_contract import ArtifactConfig, ArtifactRef, FileRef, SourceRecord, TreeRef
+from burnish.api.job_contract import ArtifactRef, FileRef, SourceRecord, TreeRef
 from burnish.cli.main import main
 from burnish.errors import BurnishError, ExitCode, Reason
-from burnish.plugins.base import DataType, HardwareClass, Signature, Tensor
 from burnish.store import artifacts, sweep, trees
 from burnish.store.store import Store, open_store
 
@@ -36,36 +36,17 @@ def tree_of(digest: str) -> TreeRef:
     return TreeRef(digest=digest, is_directory=False, files=(FileRef(path="m.onnx", digest=digest, size=1),))
 
 
-def put_artifact(store: Store, folder: Path) -> ArtifactRef:
-    (folder / "model").mkdir(parents=True)
-    (folder / "model" / "model.onnx").write_bytes(b"graph" * 100)
-    tensor = Tensor(name="x", data_type=DataType.FP32, shape=(-1, 4))
-    config = ArtifactConfig(
-        name="baseline",
-        summary="converted only",
-        runtime="ONNXRuntime",
-        backend="onnxruntime",
-        model_file="model.onnx",
-        signature=Signature(inputs=(tensor,), outputs=(tensor,)),
-        inputs=(),
-        source_digest="sha256:" + "0" * 64,
-        artifact_key="0" * 64,
-        toolchain="t",
-        hardware_class=HardwareClass(architecture="x86-64", vendor="GenuineIntel", isa=("AVX2",)),
-    )
-    (folder / "artifact.json").write_bytes(artifacts.config_bytes(config))
-    return artifacts.put_artifact(store, folder)
-
-
 def swept(store: Store, days: float = 7) -> list[str]:
     before = time.time() - days * DAY
     return [blob.digest for blob in sweep.remove(store, sweep.find(store, before=before), before=before)]
 
 
-def test_what_no_record_reaches_goes_and_all_else_stays(store: Store, tmp_path: Path) -> None:
+def test_what_no_record_reaches_goes_and_all_else_stays(
+    store: Store, tmp_path: Path, file_artifact: Callable[[Store, Path, bytes], ArtifactRef]
+) -> None:
     garbage, source = store.put_blob(b"garbage"), store.put_blob(b"source")
     refer(store, "a", tree_of(source))
-    artifact = put_artifact(store, tmp_path / "made")
+    artifact = file_artifact(store, tmp_path / "made", b"graph" * 100)
     refer(store, "b", tree_of(artifact.digest))  # any record that names the manifest holds its layers and config
     age(store, 8)
     assert swept(store) == [garbage]

@@ -1,0 +1,40 @@
+"""What tests of several folders need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from burnish.api.job_contract import ArtifactConfig, ArtifactRef
+from burnish.plugins.base import DataType, HardwareClass, Signature, Tensor
+from burnish.store import artifacts
+from burnish.store.store import Store
+
+
+@pytest.fixture
+def file_artifact() -> Callable[[Store, Path, bytes], ArtifactRef]:
+    """Files an artifact whose model is some bytes; `folder` is made, and what it is filed from."""
+
+    def file(store: Store, folder: Path, model: bytes) -> ArtifactRef:
+        (folder / "model").mkdir(parents=True)
+        (folder / "model" / "model.onnx").write_bytes(model)
+        tensor = Tensor(name="x", data_type=DataType.FP32, shape=(-1, 4))
+        config = ArtifactConfig(
+            name="baseline",
+            summary="converted only",
+            runtime="ONNXRuntime",
+            backend="onnxruntime",
+            model_file="model.onnx",
+            signature=Signature(inputs=(tensor,), outputs=(tensor,)),
+            inputs=(),
+            source_digest="sha256:" + "0" * 64,
+            artifact_key="0" * 64,
+            toolchain="t",
+            hardware_class=HardwareClass(architecture="x86-64", vendor="GenuineIntel", isa=("AVX2",)),
+        )
+        (folder / "artifact.json").write_bytes(artifacts.config_bytes(config))
+        return artifacts.put_artifact(store, folder)
+
+    return file
