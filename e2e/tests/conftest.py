@@ -20,6 +20,8 @@ from installation import Installation, Space
 def installation() -> Iterator[Installation]:
     kept = os.environ.get("BURNISH_E2E_CLUSTER")
     found = Installation(kept or "8")
+    if kept is None:
+        found.stop()  # a run that was killed leaves its cluster, with its models in it
     found.start("--metrics-server")
     try:
         yield found

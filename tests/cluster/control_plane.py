@@ -1,7 +1,7 @@
 """A real apiserver for tests, and a small client of it: kubectl where its answer matters, one HTTP call where only the apiserver's does.
 
 `with control_plane.running() as api:` starts etcd, apiserver, controller-manager and scheduler of `e2e/cluster/cluster` (no node: pods stay Pending) in
-five seconds, and ends them. One that is up already is used and left: BURNISH_TEST_CLUSTER names its number (default 6).
+five seconds, and ends them. BURNISH_TEST_CLUSTER=1 uses (and keeps) the cluster of that number.
 """
 
 from __future__ import annotations
@@ -119,16 +119,16 @@ class ControlPlane:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[ControlPlane]:
-    """One that is up while the context lasts. One that was up before stays."""
-    number = os.environ.get("BURNISH_TEST_CLUSTER", "6")
-    was_up = subprocess.run([CLUSTER, "status", "--number", number], capture_output=True).returncode == 0
-    if not was_up:
-        _output(CLUSTER, "up", "--number", number, "--control-plane-only")
+def running(number: str = "6") -> Iterator[ControlPlane]:
+    """One that is up while the context lasts, and empty, unless the user named one: that one stays."""
+    kept = os.environ.get("BURNISH_TEST_CLUSTER")
+    if kept is None:
+        _output(CLUSTER, "down", "--number", number)  # a run that was killed leaves its own
+    _output(CLUSTER, "up", "--number", kept or number, "--control-plane-only")
     try:
-        yield ControlPlane(number)
+        yield ControlPlane(kept or number)
     finally:
-        if not was_up:
+        if kept is None:
             _output(CLUSTER, "down", "--number", number)
 
 
