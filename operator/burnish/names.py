@@ -18,6 +18,9 @@ METHOD_VERSION = 2
 BASELINE = "baseline"
 """Name of the baseline in records and in the measuring server's model repository."""
 
+LOCAL_CLUSTER = "local"
+"""Cluster part of the store's layout where there is no cluster."""
+
 LABEL = "label"
 """Name of the array in a dataset that holds the labels."""
 

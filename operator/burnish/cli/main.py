@@ -6,12 +6,14 @@ stdout holds the result and nothing else, so that it can be piped; everything th
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 
 import burnish
-from burnish.cli import crd, plan, pull, report, run, sweep, terminal, toolchain
+from burnish.cli import terminal
 from burnish.errors import BurnishError, ExitCode
 
+COMMANDS = ("run", "plan", "report", "pull", "sweep", "toolchain", "crd")
 EPILOG = """exit codes:
   0    every target is published
   2    invalid manifest, model or data
@@ -34,8 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"burnish {burnish.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (run, plan, report, pull, sweep, toolchain, crd):
-        module.add_parser(commands)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    chosen = [name for name in COMMANDS if arguments[:1] == [name]]
+    for name in chosen or COMMANDS:  # loading those that were not chosen would take longer than some commands
+        importlib.import_module(f"burnish.cli.{name}").add_parser(commands)
     options = parser.parse_args(arguments)
     try:
         code = int(options.function(options))

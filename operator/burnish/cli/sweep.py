@@ -6,10 +6,11 @@ import argparse
 import re
 import time
 
+from burnish import names
 from burnish.api.scalars import duration_seconds, format_bytes
 from burnish.cli import locations
 from burnish.store import sweep
-from burnish.store.store import LOCAL_CLUSTER, open_store
+from burnish.store.store import open_store
 
 DESCRIPTION = """Delete the blobs of a namespace that no record refers to, and that are older than a grace time: what killed runs left, and sources
 that nothing needs. Every result stays. Runs that publish meanwhile lose nothing."""
@@ -20,7 +21,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser("sweep", help="delete what no record of the store refers to", description=DESCRIPTION)
     locations.add_store_option(parser)
     locations.add_namespace_option(parser)
-    parser.add_argument("--cluster", default=LOCAL_CLUSTER, help="cluster part of the store (default: %(default)s, which burnish run writes)")
+    parser.add_argument("--cluster", default=names.LOCAL_CLUSTER, help="cluster part of the store (default: %(default)s, which burnish run writes)")
     parser.add_argument("--older-than", type=_age, default="7d", metavar="AGE", help="grace time: 36h, 7d; at least 24h (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="only print what would be deleted")
     parser.set_defaults(function=main)

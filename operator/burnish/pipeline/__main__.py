@@ -17,9 +17,8 @@ from pathlib import Path
 from burnish.api import requests
 from burnish.api.job_contract import Failure, Record, ResolveRequest, StepName
 from burnish.errors import BurnishError, Reason, StepExit
-from burnish.pipeline import no_network, source_options, store_options
+from burnish.pipeline import ahead, no_network, source_options, store_options
 from burnish.pipeline.progress import emit
-from burnish.pipeline.sidecar import START_SECONDS, measuring_server
 from burnish.pipeline.workdir import WorkDir
 
 OFFLINE_STEPS = (StepName.export, StepName.compress, StepName.build)
@@ -39,8 +38,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--job", action="store_true", help="run as a container of a cluster's Job")
     parser.add_argument("--request", type=Path, help="what the Job is for (resolve and stage of a Job)")
     parser.add_argument("--termination-log", type=Path, default=Path("/dev/termination-log"), help="where a Job's container leaves its message")
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments)
     work, step = WorkDir(options.work.resolve()), StepName(options.step)
+    if step in OFFLINE_STEPS and not no_network.drop():
+        emit(f"{step.value} runs with the network in reach: this machine has no seccomp filters", warning=True)
+    more = ahead.wait_for_go(step, work)
+    if more is None:
+        return StepExit.OK
+    options = parser.parse_args([*arguments, *more])
     try:
         work.folder(step).mkdir(parents=True, exist_ok=True)
         if options.job:
@@ -66,8 +72,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(step: StepName, work: WorkDir, options: argparse.Namespace) -> Record:
     """Each step imports what it needs only when it runs: no step's environment has the libraries of all."""
-    if step in OFFLINE_STEPS and not no_network.drop():
-        emit(f"{step.value} runs with the network in reach: this machine has no seccomp filters", warning=True)
     if step is StepName.export:
         from burnish.pipeline import export
 
@@ -85,6 +89,8 @@ def _run(step: StepName, work: WorkDir, options: argparse.Namespace) -> Record:
 
         if options.server_url is not None:
             return measure.run(work, url=options.server_url, server_pid=options.server_pid, cpu_enforcement=options.cpu_enforcement)
+        from burnish.pipeline.sidecar import START_SECONDS, measuring_server
+
         with measuring_server(work, work.load_request(), deadline=time.monotonic() + START_SECONDS, progress=emit) as server:
             return measure.run(work, url=server.url, server_pid=server.pid, cpu_enforcement=server.enforcement)
     from burnish.pipeline import publish, resolve, stage

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+from burnish.pipeline import ahead
 from burnish.pipeline.confined_process import ChildExit, ConfinedProcess, Ending, Limits, end_all
 from burnish.pipeline.progress import DESCRIPTOR_VARIABLE
 from burnish.store.credentials import KEYS
 
-__all__ = ["ChildExit", "Ending", "Limits", "child_environment", "end_all", "run_child"]
+__all__ = ["Child", "ChildExit", "Ending", "Limits", "child_environment", "end_all", "run_child"]
 
 _MAX_EVENT_BYTES = 64 * 1024
 
@@ -59,28 +62,80 @@ def run_child(
     Raises:
         BurnishError: ResourcesNotEnforceable; InternalError, where the command can't be executed.
     """
-    reader, writer = os.pipe()
-    try:
-        with ConfinedProcess.start(
-            command, env={**env, DESCRIPTOR_VARIABLE: str(writer)}, cwd=cwd, log=log, limits=limits, descriptors=(writer,)
-        ) as process:
+    with Child.start(command, env=env, cwd=cwd, limits=limits, log=log) as child:
+        return child.wait(on_event)
+
+
+class Child:
+    """A started command that we listen to. A context manager: leaving it ends the command and all its descendants."""
+
+    def __init__(self, process: ConfinedProcess, events: int, go: int) -> None:
+        """Use `start`."""
+        self._process, self._events, self._go = process, events, go
+
+    @classmethod
+    def start(cls, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, limits: Limits, log: Path) -> Self:
+        """Start a command; arguments as of `run_child`.
+
+        BURNISH_GO_FD is added to its environment too: a command that knows of it loads its libraries, and then waits for `go` (`burnish.pipeline.ahead`).
+
+        Raises:
+            BurnishError: as `run_child`.
+        """
+        events, writer = os.pipe()
+        reader, go = os.pipe()
+        descriptors = {DESCRIPTOR_VARIABLE: writer, ahead.DESCRIPTOR_VARIABLE: reader}
+        try:
+            process = ConfinedProcess.start(
+                command,
+                env={**env, **{name: str(number) for name, number in descriptors.items()}},
+                cwd=cwd,
+                log=log,
+                limits=limits,
+                descriptors=tuple(descriptors.values()),
+            )
+        except BaseException:
+            os.close(events)
+            os.close(go)
+            raise
+        finally:
             os.close(writer)
-            writer = -1
-            events = _EventReader(reader, on_event)
-            with selectors.DefaultSelector() as selector:
-                selector.register(process, selectors.EVENT_READ)
-                selector.register(reader, selectors.EVENT_READ)
-                while (ended := process.wait(0)) is None:
-                    for key, _ in selector.select():
-                        if key.fd == reader and not events.read():
-                            selector.unregister(reader)
-            while events.read():
-                pass
-            return ended
-    finally:
-        os.close(reader)
-        if writer >= 0:
-            os.close(writer)
+            os.close(reader)
+        return cls(process, events, go)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self._process.end()
+        finally:
+            os.close(self._events)
+            if self._go >= 0:
+                os.close(self._go)
+
+    def wait(self, on_event: Callable[[dict[str, Any]], None] | None = None, arguments: Sequence[str] = ()) -> ChildExit:
+        """Let the command go, and return its end.
+
+        Args:
+            on_event: as of `run_child`.
+            arguments: more of them, for a command that waits.
+        """
+        with contextlib.suppress(BrokenPipeError):  # it is gone, or doesn't wait
+            os.write(self._go, json.dumps(list(arguments)).encode())
+        os.close(self._go)
+        self._go = -1
+        events = _EventReader(self._events, on_event)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process, selectors.EVENT_READ)
+            selector.register(self._events, selectors.EVENT_READ)
+            while (ended := self._process.wait(0)) is None:
+                for key, _ in selector.select():
+                    if key.fd == self._events and not events.read():
+                        selector.unregister(self._events)
+        while events.read():
+            pass
+        return ended
 
 
 class _EventReader:

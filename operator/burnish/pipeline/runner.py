@@ -12,10 +12,10 @@ import errno
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from burnish.api import requests
 from burnish.api.job_contract import Plan, ResolveRecord, Result, StepName, TargetPlan, Warned
@@ -28,7 +28,7 @@ from burnish.pipeline.confined_process import Limits
 from burnish.pipeline.processes import child_environment, end_all
 from burnish.pipeline.progress import Event
 from burnish.pipeline.sidecar import measuring_server
-from burnish.pipeline.step_process import DISK_FULL, StepError, leave_reproduce_script, run_step
+from burnish.pipeline.step_process import DISK_FULL, StepError, StepProcess, leave_reproduce_script, started
 from burnish.pipeline.workdir import WorkDir
 from burnish.plugins import registry
 from burnish.serving import images
@@ -37,6 +37,9 @@ from burnish.toolchains import environments
 
 MAX_ATTEMPTS = 2
 """Of a target whose build was superseded by a concurrent run: the second attempt finds the winner's and measures it."""
+
+AHEAD = (StepName.export, StepName.compress, StepName.build)
+"""Steps that load while the one before works: not what fetches or files, which is light, and nothing beside a measurement."""
 
 
 class Listener(Protocol):
@@ -164,7 +167,9 @@ class _Run:
         self.request = requests.resolve_request(self.model, base=str(self.base), hardware_class=self.hardware_class, serving_image=self.image.name)
         work = WorkDir(_fresh(self.options.work / "resolve"))
         work.save_request(self.request)
-        self._step(work, "", StepName.resolve, time.monotonic() + duration_seconds(self.request.jobs.deadline))
+        deadline = time.monotonic() + duration_seconds(self.request.jobs.deadline)
+        with self._told("", StepName.resolve), self._process(work, "", StepName.resolve, deadline) as process:
+            process.run(self._tell("", StepName.resolve))
         return work.load(StepName.resolve, ResolveRecord)
 
     def _plan_of(self, target: Target) -> TargetPlan:
@@ -185,12 +190,23 @@ class _Run:
         steps = requests.steps(plan.plan)
         self.listener.plan(target.name, steps)
         deadline = time.monotonic() + duration_seconds(self.request.jobs.deadline)
-        for step in steps:
-            if step is StepName.measure:
-                deadline += self._measure(work, target, deadline)
-            else:
-                self._step(work, target.name, step, deadline)
+        with contextlib.ExitStack() as processes:  # a step that failed leaves the next one waiting
+            ahead = None
+            for step, following in itertools.zip_longest(steps, steps[1:]):
+                if step is StepName.measure:
+                    deadline += self._measure(work, target, deadline)
+                    continue
+                with self._told(target.name, step):
+                    process = ahead or processes.enter_context(self._process(work, target.name, step, deadline))
+                    ahead = self._ahead(work, target.name, following, deadline, processes)
+                    process.run(self._tell(target.name, step))
         return work.load(StepName.publish, Result)
+
+    def _ahead(self, work: WorkDir, target: str, step: StepName | None, deadline: float, processes: contextlib.ExitStack) -> StepProcess | None:
+        """The next step's process, loading while the one before works, if it is one that can; nothing is installed for it beside another's work."""
+        if step not in AHEAD or environments.find(registry.runtimes()[work.load_request().target.runtime.value].toolchain) is None:
+            return None
+        return processes.enter_context(self._process(work, target, step, deadline))
 
     def _measure(self, work: WorkDir, target: Target, deadline: float) -> float:
         """Run the step when it is our turn; returns the seconds that were waited for other runs to measure, which count against no deadline."""
@@ -210,32 +226,27 @@ class _Run:
     def _measure_beside_server(self, work: WorkDir, target: Target, deadline: float) -> None:
         """Run the step with the server beside it, as a Job does."""
         progress = self._say(target.name, StepName.measure)
-        with measuring_server(work, work.load_request(), deadline=deadline, progress=progress) as server:
+        with (
+            self._process(work, target.name, StepName.measure, deadline) as process,  # loads while the server does
+            measuring_server(work, work.load_request(), deadline=deadline, progress=progress) as server,
+        ):
             reach = ["--server-url", server.url, "--server-pid", str(server.pid), "--cpu-enforcement", server.enforcement]
             try:
-                self._process(work, target.name, StepName.measure, deadline, reach)
+                process.run(self._tell(target.name, StepName.measure), reach)
             except BurnishError:
                 server.raise_if_ended()  # e.g. OutOfMemory explains a lost connection better than the client can
                 raise
             server.leave()  # it takes two seconds to stop, and nothing that follows has to wait for that
 
-    def _step(self, work: WorkDir, target: str, step: StepName, deadline: float) -> None:
-        with self._told(target, step):
-            self._process(work, target, step, deadline)
-
-    def _process(self, work: WorkDir, target: str, step: StepName, deadline: float, server: Sequence[str] = ()) -> None:
+    def _process(self, work: WorkDir, target: str, step: StepName, deadline: float) -> contextlib.AbstractContextManager[StepProcess]:
+        """A step's process, which waits to be told to run."""
         command = self._command(work, target, step)
         limits = Limits(memory_bytes=self.options.step_memory_bytes, deadline_s=max(1.0, deadline - time.monotonic()))
         environment = child_environment(downloads=step is StepName.resolve, uses_store=step in requests.STORE_STEPS)
-        run_step(
-            work,
-            step,
-            command,
-            server=server,
-            env=environment,
-            limits=limits,
-            on_event=lambda event: self.listener.event(target, step, cast(Event, event)),
-        )
+        return started(work, step, command, env=environment, limits=limits)
+
+    def _tell(self, target: str, step: StepName) -> Callable[[dict[str, Any]], None]:
+        return lambda event: self.listener.event(target, step, cast(Event, event))
 
     def _command(self, work: WorkDir, target: str, step: StepName) -> list[str]:
         """What runs a step, from its work directory alone."""

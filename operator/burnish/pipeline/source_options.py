@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from burnish.pipeline.fetch import Access
 from burnish.store import credentials
+
+if TYPE_CHECKING:
+    from burnish.pipeline.fetch import Access
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +31,8 @@ def access_from(options: argparse.Namespace) -> Access:
     Raises:
         BurnishError: SecretNotFound, where the credentials are not there.
     """
+    from burnish.pipeline.fetch import Access
+
     found = credentials.Credentials()
     if options.source_credentials is not None:
         found = credentials.read_secret(options.source_credentials, field="spec.source.secretRef")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import shlex
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from burnish.api.job_contract import Failure, StepName
 from burnish.api.scalars import format_bytes
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline.confined_process import ChildExit, Limits
-from burnish.pipeline.processes import run_child
+from burnish.pipeline.processes import Child
 from burnish.pipeline.workdir import WorkDir
 
 DISK_FULL = "no room left in the work directory; free some, or choose another with --work"
@@ -27,36 +29,56 @@ class StepError(BurnishError):
         self.step = step
 
 
-def run_step(
+@contextlib.contextmanager
+def started(
     work: WorkDir,
     step: StepName,
     command: Sequence[str],
     *,
-    server: Sequence[str] = (),
     env: Mapping[str, str],
     limits: Limits,
-    on_event: Callable[[dict[str, Any]], None],
-) -> None:
-    """Run a step to its end; it leaves its record, or a script that repeats its failure.
+) -> Iterator[StepProcess]:
+    """A step's process, which loads its libraries and then waits to be told to run. Nothing of it is left after the context.
 
     Args:
         work: the work directory.
         step: which step.
         command: what repeats it from this work directory alone.
-        server: further arguments that only hold now: how to reach the server beside it.
         env: its environment.
         limits: memory and time.
-        on_event: gets the step's news.
 
     Raises:
-        StepError: with the step's own reason, or what its end tells: OutOfMemory, DeadlineExceeded, StepKilled, InternalError.
+        BurnishError: ResourcesNotEnforceable; InternalError, where the command can't be executed.
     """
     work.folder(step).mkdir(parents=True, exist_ok=True)
-    exited = run_child([*command, *server], env=env, cwd=work.root, limits=limits, log=work.log(step), on_event=on_event)
-    error = explain(work, step, exited, limits)
-    if error is not None:
-        leave_reproduce_script(work, step, command)
-        raise StepError(step, error)
+    with Child.start(command, env=env, cwd=work.root, limits=limits, log=work.log(step)) as child:
+        yield StepProcess(work, step, command, limits, child)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepProcess:
+    """A step that waits. See `started`."""
+
+    work: WorkDir
+    step: StepName
+    command: Sequence[str]
+    limits: Limits
+    child: Child
+
+    def run(self, on_event: Callable[[dict[str, Any]], None], server: Sequence[str] = ()) -> None:
+        """Run to the end; the step leaves its record, or a script that repeats its failure.
+
+        Args:
+            on_event: gets the step's news.
+            server: further arguments that only hold now: how to reach the server beside it.
+
+        Raises:
+            StepError: with the step's own reason, or what its end tells: OutOfMemory, DeadlineExceeded, StepKilled, InternalError.
+        """
+        error = explain(self.work, self.step, self.child.wait(on_event, server), self.limits)
+        if error is not None:
+            leave_reproduce_script(self.work, self.step, self.command)
+            raise StepError(self.step, error)
 
 
 def explain(work: WorkDir, step: StepName, exited: ChildExit, limits: Limits) -> BurnishError | None:

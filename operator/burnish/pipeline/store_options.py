@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from burnish import names
 from burnish.store import credentials
-from burnish.store.store import LOCAL_CLUSTER, Store, open_store
+
+if TYPE_CHECKING:
+    from burnish.store.store import Store
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add them."""
     parser.add_argument("--store", help="artifact store: a directory, file:// or s3://bucket/prefix")
     parser.add_argument("--store-credentials", type=Path, help="directory of a mounted Secret with the store's credentials")
-    parser.add_argument("--cluster", default=LOCAL_CLUSTER, help="whose part of the store, first half")
+    parser.add_argument("--cluster", default=names.LOCAL_CLUSTER, help="whose part of the store, first half")
     parser.add_argument("--namespace", default="default", help="whose part of the store, second half")
 
 
@@ -23,5 +27,7 @@ def open_from(options: argparse.Namespace) -> Store:
     Raises:
         BurnishError: SecretNotFound, where the credentials are not there; as `open_store`.
     """
+    from burnish.store.store import open_store
+
     access = credentials.read_secret(options.store_credentials, field="the store's Secret") if options.store_credentials else None
     return open_store(options.store, cluster=options.cluster, namespace=options.namespace, access=access)

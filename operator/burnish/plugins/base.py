@@ -232,6 +232,8 @@ class Runtime(abc.ABC):
     """Triton's `backend` in config.pbtxt."""
     model_file: ClassVar[str]
     """File name of the model inside a version directory."""
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """Modules that the methods below import: a local run loads them while the step before still works."""
 
     @abc.abstractmethod
     def objection(self, passes: Sequence[PassRequest], *, has_calibration: bool) -> Objection | None:

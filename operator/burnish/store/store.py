@@ -22,6 +22,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import ValidationError
 
+from burnish import names
 from burnish.api.job_contract import Record
 from burnish.api.scalars import DIGEST_PATTERN
 from burnish.errors import BurnishError, Reason
@@ -32,9 +33,6 @@ from burnish.store.credentials import Credentials
 from burnish.store.keys import canonical_json
 
 R = TypeVar("R", bound=Record)
-
-LOCAL_CLUSTER = "local"
-"""Cluster part of the layout where there is no cluster."""
 
 _BLOBS = "blobs/sha256"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -47,7 +45,7 @@ _LAYOUT = {
 
 
 def open_store(
-    location: str | Path, *, cluster: str = LOCAL_CLUSTER, namespace: str = "default", access: Credentials | None = None, is_tidied: bool = True
+    location: str | Path, *, cluster: str = names.LOCAL_CLUSTER, namespace: str = "default", access: Credentials | None = None, is_tidied: bool = True
 ) -> Store:
     """The store of one namespace at `location`: a path, a `file:` URI or `s3://bucket/prefix`. Nothing is made there before something is written.
 

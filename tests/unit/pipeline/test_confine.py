@@ -137,6 +137,9 @@ def test_descendants_are_found_across_sessions():
     finally:
         parent.kill()
         parent.wait()
+    end = time.monotonic() + 10
+    while procfs.command_line(grandchild) and time.monotonic() < end:
+        time.sleep(0.01)
     assert procfs.anonymous_bytes(grandchild) == 0
     assert procfs.peak_resident_bytes(grandchild) is None
     assert procfs.command_line(grandchild) == []

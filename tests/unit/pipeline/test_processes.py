@@ -16,7 +16,7 @@ import pytest
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import procfs
 from burnish.pipeline.confined_process import ConfinedProcess
-from burnish.pipeline.processes import Ending, Limits, child_environment, end_all, run_child
+from burnish.pipeline.processes import Child, Ending, Limits, child_environment, end_all, run_child
 
 FAST = Limits(grace_s=1.0)
 
@@ -283,3 +283,46 @@ def test_no_descriptor_is_left_open(run):
     with pytest.raises(BurnishError):
         run(["/nowhere"])
     assert {path.name for path in Path("/proc/self/fd").iterdir()} == before
+
+
+STEP = [sys.executable, "-m", "burnish.pipeline"]
+
+
+def test_step_loads_ahead_and_runs_when_told_with_what_it_is_told(tmp_path):
+    (tmp_path / "work").mkdir()
+    command = [*STEP, "resolve", "--work", str(tmp_path / "work")]
+    with Child.start(command, env=child_environment(), cwd=tmp_path, limits=FAST, log=tmp_path / "log.txt") as child:
+        time.sleep(1.0)
+        assert not (tmp_path / "work/steps").exists()
+        ended = child.wait(arguments=["--no-such-option"])
+    assert ended.code == 2
+    assert "--no-such-option" in (tmp_path / "log.txt").read_text()
+
+
+def test_step_that_is_not_needed_any_more_leaves_nothing(tmp_path):
+    (tmp_path / "work").mkdir()
+    command = [*STEP, "export", "--work", str(tmp_path / "work")]
+    with Child.start(command, env=child_environment(), cwd=tmp_path, limits=FAST, log=tmp_path / "log.txt") as child:
+        pid = child._process.pid
+    assert not is_alive(pid)
+    assert list((tmp_path / "work").iterdir()) == []
+    assert (tmp_path / "log.txt").read_text() == ""
+
+
+def test_waiting_step_whose_runner_is_gone_ends_well_and_leaves_nothing(tmp_path):
+    reader, writer = os.pipe()
+    environment = {**child_environment(), "BURNISH_GO_FD": str(reader)}
+    process = subprocess.Popen([*STEP, "export", "--work", str(tmp_path)], env=environment, pass_fds=(reader,))
+    os.close(reader)
+    os.close(writer)
+    assert process.wait(30) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_waiting_step_has_no_network(tmp_path):
+    """What a model's file could make a library do while it loads has nobody to tell either."""
+    with Child.start(
+        [*STEP, "compress", "--work", str(tmp_path)], env=child_environment(), cwd=tmp_path, limits=FAST, log=tmp_path / "log.txt"
+    ) as child:
+        status = Path(f"/proc/{child._process.pid}/status")
+        assert wait_until(lambda: "Seccomp:\t2" in status.read_text())
