@@ -140,9 +140,16 @@ def newest(world: World) -> DeploymentView:
     return world.observed.deployments[-1]
 
 
-def no_node(world: World) -> World:
+def no_node_yet(world: World) -> World:
     until_job(world, names.COMPONENT_PIPELINE)
     return with_pod(world, active_job(world), unschedulable="0/1 nodes: didn't match node affinity")
+
+
+def no_node(world: World) -> World:
+    no_node_yet(world)
+    world.now += timedelta(seconds=world.plan().requeue_seconds or 0)
+    world.reconcile()
+    return world
 
 
 def queue_timeout() -> World:
@@ -280,7 +287,8 @@ SITUATIONS: dict[str, Callable[[], World]] = {
     "resumed": resumed,
     "deleted and made again": recreated,
     "operator away, three edits meanwhile": away,
-    "no node fits (waiting)": lambda: no_node(new()),
+    "no node fits yet": lambda: no_node_yet(new()),
+    "no node fits for 10 s (waiting)": lambda: no_node(new()),
     "queue timeout": queue_timeout,
     "image not pullable": lambda: waiting("ImagePullBackOff", "not found"),
     "Secret missing": lambda: waiting("CreateContainerConfigError", 'secret "s3" not found'),

@@ -33,6 +33,7 @@ _REFUSED = (400, 403, 422)
 _NOTE = 1024
 _PARSED = 64
 """Specs that are kept parsed; all of them would be most of the memory."""
+_EVENT_PAUSE_SECONDS = 0.05
 _NO_POD_SECONDS = 5.0
 """A Job is given this long for a pod; then its events are asked why there is none."""
 CONTROLLER = f"{names.GROUP}/controller"
@@ -216,9 +217,10 @@ class Cluster:
             self._events.put_nowait((seen.key, seen.uid, event))
 
     async def post_events(self) -> None:
-        """Post events until cancelled: one after the other, so that they never hold up a reconcile."""
+        """Post events until cancelled: one after the other and at a pace, so that a storm of them never holds up a reconcile."""
         while True:
             await self._post(*await self._events.get())
+            await asyncio.sleep(_EVENT_PAUSE_SECONDS)
 
     async def _do(self, seen: Observed, action: Action) -> Conflict | None:
         namespace = seen.key.namespace

@@ -184,6 +184,7 @@ class Operator:
             observed = await self.cluster.observe(key)
             if observed is None:
                 self.metrics.targets.update(key, None)
+                self.queue.forget(key)
                 return
             plan = planning.plan(observed, self.settings, datetime.now(UTC))
             is_news = await self.cluster.execute(observed, plan)

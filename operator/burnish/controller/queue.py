@@ -1,12 +1,14 @@
 """A work queue over keys, as every controller has one: a key that is waiting is there once, one that is worked on waits until that is done.
 
 What arrives while a key is worked on is not lost: it runs once more afterwards. Failures back off per key, so that one resource in trouble costs
-the others nothing.
+the others nothing. A key that was never worked on goes before those that were: of a thousand resources that appear at once each starts, before
+what the first ones did meanwhile is looked at.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from typing import Generic, TypeVar
@@ -18,10 +20,13 @@ MAX_RETRY_SECONDS = 60.0
 
 
 class WorkQueue(Generic[K]):
-    """Keys to work on, in the order in which they came. Not thread-safe; one event loop."""
+    """Keys to work on: new ones first, then in the order in which they came. Not thread-safe; one event loop."""
 
     def __init__(self) -> None:
-        self._ready: asyncio.Queue[K] = asyncio.Queue()
+        self._ready: asyncio.PriorityQueue[tuple[bool, int, K]] = asyncio.PriorityQueue()
+        self._count = itertools.count()
+        self._known: set[K] = set()
+        """What was worked on before."""
         self._waiting: dict[K, float] = {}
         """Ready -> since when (monotonic)."""
         self._active: dict[K, float] = {}
@@ -45,7 +50,7 @@ class WorkQueue(Generic[K]):
             self._again.add(key)
         elif key not in self._waiting:
             self._waiting[key] = time.monotonic()
-            self._ready.put_nowait(key)
+            self._ready.put_nowait((key in self._known, next(self._count), key))
 
     def add_after(self, key: K, seconds: float) -> None:
         """Work on it later, if nothing does before; the earlier of two times holds."""
@@ -59,10 +64,11 @@ class WorkQueue(Generic[K]):
 
     async def get(self) -> tuple[K, float]:
         """The next key, and how many seconds it waited; `done` must follow."""
-        key = await self._ready.get()
+        _, _, key = await self._ready.get()
         now = time.monotonic()
         waited = now - self._waiting.pop(key)
         self._active[key] = now
+        self._known.add(key)
         if (later := self._later.pop(key, None)) is not None:
             later[1].cancel()
         return key, waited
@@ -77,6 +83,10 @@ class WorkQueue(Generic[K]):
     def succeeded(self, key: K) -> None:
         """Its next failure is its first."""
         self._failures.pop(key, None)
+
+    def forget(self, key: K) -> None:
+        """It is gone."""
+        self._known.discard(key)
 
     def retry(self, key: K) -> float:
         """Work on it again after a while that grows with each failure. Returns that while, in seconds."""

@@ -18,6 +18,8 @@ _NOT_PULLABLE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrIma
 _STARTING = {"", "ContainerCreating", "PodInitializing"}
 _MEMORY_FIELDS = {TRITON: "raise spec.targets[].resources.memory"}
 _NO_ROOM = "Insufficient"
+_PATIENCE_SECONDS = 10.0
+"""A pod is given this long for a node before anybody is told: the scheduler's next try often finds one, and so does an autoscaler."""
 SHARED_STORE = "raise the chart's value for the memory of steps"
 
 
@@ -38,6 +40,8 @@ class Progress:
     """A container's name, or what it waits for."""
     blocked: Failure | None = None
     """What keeps it from going on, where somebody has to do something; it goes on by itself afterwards."""
+    again_seconds: float | None = None
+    """When to look again, though nothing may have happened."""
 
 
 def pods_of(observed: Observed, job: JobView) -> list[PodView]:
@@ -94,7 +98,7 @@ def _failure_of_container(container: ContainerView) -> Failure:
     )
 
 
-def progress(job: JobView, pods: list[PodView]) -> Progress:
+def progress(job: JobView, pods: list[PodView], now: datetime) -> Progress:
     """How far an active Job is."""
     if job.is_suspended:
         return Progress("queued (the Job is suspended, by Kueue or by hand)")
@@ -102,8 +106,11 @@ def progress(job: JobView, pods: list[PodView]) -> Progress:
     if pod is None and any(p.phase in ("Succeeded", "Failed") for p in pods[:1]):
         return Progress("ending")
     if pod is None:
-        return Progress("waiting for a pod", _not_admitted(job))
+        return Progress("waiting for a node", _not_admitted(job))
     if pod.unschedulable:
+        patience = _PATIENCE_SECONDS - (now - pod.created).total_seconds()
+        if patience > 0:
+            return Progress("waiting for a node", again_seconds=patience)
         return Progress("waiting for a node", Failure(Reason.NoMatchingNode, _unschedulable(pod)))
     return container_progress(pod)
 

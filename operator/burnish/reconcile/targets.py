@@ -67,7 +67,8 @@ def resolution(observed: Observed, run: Run, model: OptimizedModel, now: datetim
     left = jobs.waited_too_long(job, pods, duration_seconds(model.spec.jobs.queue_timeout), now)
     if left is not None and left <= 0:
         return Resolution(failure=_queue_timeout(model, job, pods), stale=job)
-    return Resolution(progress=jobs.progress(job, pods), requeue_seconds=left)
+    progress = jobs.progress(job, pods, now)
+    return Resolution(progress=progress, requeue_seconds=_earliest(left, progress.again_seconds))
 
 
 def answer(observed: Observed, run: Run, model: OptimizedModel, target: str, resolved: Resolution, now: datetime) -> Answer:
@@ -129,11 +130,19 @@ def _from_job(observed: Observed, run: Run, model: OptimizedModel, target: str, 
     left = jobs.waited_too_long(job, pods, duration_seconds(model.spec.jobs.queue_timeout), now)
     if left is not None and left <= 0:
         return Answer(_failed(target, _queue_timeout(model, job, pods), job.name), is_final=True, stale=(job,))
-    progress = jobs.progress(job, pods)
+    progress = jobs.progress(job, pods, now)
     status = _running(target, progress.step)
     if progress.blocked is not None:
         status = status.model_copy(update={"reason": progress.blocked.reason, "message": progress.blocked.message[:_MESSAGE]})
-    return Answer(status.model_copy(update={"job_ref": api.JobReference(name=job.name)}), is_final=False, requeue_seconds=left)
+    return Answer(
+        status.model_copy(update={"job_ref": api.JobReference(name=job.name)}),
+        is_final=False,
+        requeue_seconds=_earliest(left, progress.again_seconds),
+    )
+
+
+def _earliest(*times: float | None) -> float | None:
+    return min((t for t in times if t is not None), default=None)
 
 
 def _queue_timeout(model: OptimizedModel, job: JobView, pods: list[PodView]) -> jobs.Failure:
