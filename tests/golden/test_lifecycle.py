@@ -202,6 +202,38 @@ def not_admitted() -> World:
     return world
 
 
+def conflict_beside_a_job() -> World:
+    """The second target's Job can't be made, the first one's runs."""
+    world = until_job(new(targets=("cpu", "small")), names.COMPONENT_PIPELINE)
+    theirs = next(j for j in world.observed.jobs if j.labels.get(names.LABEL_TARGET) == "small")
+    others = tuple(j for j in world.observed.jobs if j.uid != theirs.uid)
+    world.observed = dataclasses.replace(world.observed, jobs=others, conflicts=(Conflict("Job", theirs.name),))
+    return world
+
+
+def conflict_beside_a_job_done() -> World:
+    world = conflict_beside_a_job()
+    world.finish(active_job(world))
+    for _ in range(4):
+        world.reconcile()
+        others = tuple(j for j in world.observed.jobs if j.state != "active")
+        world.observed = dataclasses.replace(world.observed, jobs=others)  # the name is still somebody else's
+        world.work()
+    return world
+
+
+def conflict_beside_a_rollout() -> World:
+    world = until_rollout(edited())
+    world.observed = dataclasses.replace(world.observed, conflicts=(Conflict("Service", "digits"),))
+    return world
+
+
+def scaling_refused_beside_a_job() -> World:
+    world = until_job(edited(), names.COMPONENT_PIPELINE)
+    world.observed = dataclasses.replace(world.observed, refusals=(Refusal("Scale", newest(world).name, "denied by a webhook"),))
+    return world
+
+
 def away() -> World:
     world = served()
     for source in ("s3://models/1.onnx", "s3://models/2.onnx", OTHER):
@@ -294,6 +326,10 @@ SITUATIONS: dict[str, Callable[[], World]] = {
     "Secret missing": lambda: waiting("CreateContainerConfigError", 'secret "s3" not found'),
     "name conflict": conflict,
     "apiserver refuses a Job": not_admitted,
+    "two targets, one in conflict, one optimizing": conflict_beside_a_job,
+    "two targets, one in conflict": conflict_beside_a_job_done,
+    "edited while ready: rolling out, name conflict": conflict_beside_a_rollout,
+    "edited while ready: optimizing, scaling refused": scaling_refused_beside_a_job,
     "Job out of memory": lambda: failed(new(), reason="OOMKilled", code=137),
     "Job over its deadline": lambda: failed(new(), pod_reason="DeadlineExceeded", code=143),
     "new revision never ready (taken back)": never_ready,

@@ -239,13 +239,14 @@ class _Planner:
         is_final = all(s.answer.is_final for s in standings)
         text = failure[0].message if failure else ""
         stopped = suspended and progress is not None
+        goes_on = self._goes_on(progress, blocked)
         return [
             ready,
             Claim(ConditionType.Reconciling, True, progress, (waiting.message if waiting else ready.message)[:_MESSAGE])
-            if progress is not None and not stopped and blocked is None
+            if progress is not None and goes_on
             else Claim(ConditionType.Reconciling, False, Reason.Suspended if stopped else Reason.Settled),
             Claim(ConditionType.Stalled, True, failure[0].reason, text)
-            if failure is not None and (progress is None or stopped or blocked is not None)
+            if failure is not None and not goes_on
             else Claim(ConditionType.Stalled, False, waiting.reason if waiting and progress else Reason.Settled),
             self._source_claim(standings),
             self._optimized(standings, failure, is_final),
@@ -262,6 +263,17 @@ class _Planner:
         if any(not s.answer.is_final for s in standings):
             return Reason.Optimizing
         return Reason.RollingOut if self.is_served and any(s.is_in_progress and s.answer.status.state is State.Published for s in standings) else None
+
+    def _goes_on(self, progress: Reason | None, blocked: jobs.Failure | None) -> bool:
+        """Something works towards this generation's result, whatever stands in the way of the rest of it."""
+        if progress is None or self.model.spec.suspend:
+            return False
+        seen, current = self.observed, {self.run.resolve_job, *(self.run.pipeline_job(t.name) for t in self.model.spec.targets)}
+        return (
+            blocked is None
+            or any(j.state == "active" and j.name in current and not j.is_deleting for j in seen.jobs)
+            or any(d.ready < d.replicas and not d.is_deleting for d in seen.deployments)
+        )
 
     def _ready(
         self, standings: Sequence[_Standing], failure: tuple[jobs.Failure, str | None] | None, waiting: jobs.Failure | None, progress: Reason | None
@@ -386,7 +398,7 @@ class _Planner:
     def _phase(self, standings: Sequence[_Standing], blocked: jobs.Failure | None) -> Phase:
         failure = self._failure(standings, blocked)
         progress = self._progress(standings)
-        if progress is not None and blocked is None and not self.model.spec.suspend and failure is not None:
+        if failure is not None and self._goes_on(progress, blocked):
             return Phase.Running  # another target goes on; lastFailure and Ready tell of this one
         if failure is not None:
             refused = (
