@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -33,6 +34,9 @@ MIN_GRACE_SECONDS = 24 * 3600
 """Nothing younger is ever swept: whoever filed a blob has this long to write the record that refers to it."""
 RENEW_SECONDS = MIN_GRACE_SECONDS / 4
 """A blob that a publisher finds in the store counts as its own only while it is younger than this."""
+
+_ASIDE = re.compile(r"swept-([0-9.]+)-[0-9a-f]{32}-([A-Za-z0-9][\w.-]*(?:@[A-Za-z0-9][\w.-]*)*)")
+"""Name of a file that is being removed: before when it has to be written (seconds since the epoch), and its path, @ for /."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -257,6 +261,7 @@ class DirectoryBackend(Backend):
         target = Path(self.root, path)
         try:
             os.utime(target)
+            target.lstat()  # a sweep that took it between the look-up of its name and the new time may not have seen that
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:  # another user's file, or a store that can only be read
@@ -267,9 +272,10 @@ class DirectoryBackend(Backend):
         """See `Backend.remove_older`.
 
         The file goes out of sight first and is looked at there: a publisher that renewed it in between gets it back, and one that comes later
-        finds nothing and writes it again.
+        finds nothing and writes it again. Of a sweep that is killed there, the next `sweep` does the rest.
         """
-        target, aside = Path(self.root, path), Path(self.root, SCRATCH, f"swept-{uuid.uuid4().hex}")
+        target = Path(self.root, path)
+        aside = Path(self.root, SCRATCH, f"swept-{before!r}-{uuid.uuid4().hex}-{path.replace('/', '@')}")
         with writing(self.root):
             aside.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -278,14 +284,20 @@ class DirectoryBackend(Backend):
                 target.rename(aside)
             except FileNotFoundError:
                 return False
-            with contextlib.suppress(FileNotFoundError):  # as old as it is, another's tidying may take it
-                if aside.lstat().st_mtime >= before:
-                    with contextlib.suppress(FileExistsError):  # written again since: the same bytes
-                        os.link(aside, target)
-                    aside.unlink()
-                    return False
-                aside.unlink()
-        return True
+            return self._settle(aside, before, target)
+
+    def _settle(self, aside: Path, before: float, target: Path) -> bool:
+        """End the removal of a file that is out of sight: remove it, or give it back if it was renewed. True: it is gone."""
+        try:
+            is_renewed = aside.lstat().st_mtime >= before
+        except FileNotFoundError:  # another's tidying came first
+            return not target.exists()
+        if is_renewed:
+            with contextlib.suppress(FileExistsError):  # written again since: the same bytes
+                os.link(aside, target)
+                _sync(target.parent)
+        aside.unlink(missing_ok=True)
+        return not is_renewed
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Scratch]:
@@ -336,8 +348,11 @@ class DirectoryBackend(Backend):
         """See `Backend.sweep`."""
         with contextlib.suppress(OSError):
             for leftover in Path(self.root, SCRATCH).iterdir():
-                if leftover.lstat().st_mtime < time.time() - LEFTOVER_SECONDS:
-                    leftover.unlink()
+                with contextlib.suppress(FileNotFoundError):
+                    if swept := _ASIDE.fullmatch(leftover.name):
+                        self._settle(leftover, float(swept[1]), Path(self.root, swept[2].replace("@", "/")))
+                    elif leftover.lstat().st_mtime < time.time() - LEFTOVER_SECONDS:
+                        leftover.unlink()
 
     def _target(self, path: str) -> Path:
         target = Path(self.root, path)

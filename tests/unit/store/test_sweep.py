@@ -1,6 +1,9 @@
 """Sweeping: garbage goes, whatever a record reaches stays, and a publisher at work loses nothing."""
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -114,6 +117,70 @@ def test_publishers_and_sweeps_at_once_lose_nothing(store: Store) -> None:
         thread.join()
     assert failures == []
     assert [store.read_blob(digest) for digest in digests] == contents
+
+
+KILLED_SWEEP = """
+import os, signal, sys, time
+from burnish.store import sweep
+from burnish.store.store import open_store
+
+root, last, is_renewed = sys.argv[1:]
+found = False
+
+
+def watch(event, arguments):
+    global found
+    if event == "os.rename" and is_renewed == "True":  # a publisher, after the sweep's last look at the blob in its place
+        os.utime(arguments[0])
+    found = found or event == "os.rename"
+    if found and event == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+store, before = open_store(root), time.time() - 7 * 24 * 3600
+garbage = sweep.find(store, before=before)
+sys.addaudithook(watch)
+print(list(sweep.remove(store, garbage, before=before)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "is_renewed"),
+    [("os.link", True), ("os.remove", True), ("os.remove", False)],
+    ids=["renewed, before it is given back", "renewed, after", "garbage"],
+)
+def test_sweep_that_is_killed_loses_nothing_that_a_publisher_counts_on(last: str, is_renewed: bool, store: Store, tmp_path: Path) -> None:
+    digest = store.put_blob(b"content")
+    age(store, 30)
+    ran = subprocess.run([sys.executable, "-c", KILLED_SWEEP, tmp_path / "store", last, str(is_renewed)], capture_output=True, text=True)
+    assert ran.returncode == -signal.SIGKILL, ran.stdout + ran.stderr
+    (aside,) = Path(store.location, "tmp").iterdir()
+    assert blob_file(store, digest).exists() == (last == "os.remove" and is_renewed)
+    if is_renewed:  # days ago, and nobody came since
+        then = time.time() - 5 * DAY
+        os.utime(aside, (then, then))
+    after = open_store(tmp_path / "store")
+    assert list(Path(store.location, "tmp").iterdir()) == []
+    assert after.has_blob(digest) is is_renewed
+    if is_renewed:
+        assert after.read_blob(digest) == b"content"
+
+
+def test_renewal_that_a_sweep_may_not_have_seen_does_not_count(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep takes the blob while its new time is being set, and removes it: the publisher has to write it again."""
+    digest = store.put_blob(b"content")
+    age(store, 30)
+    utime = os.utime
+
+    def set_time(path: Path) -> None:
+        with path.open() as file:
+            assert swept(store) == [digest]
+            utime(file.fileno())
+
+    monkeypatch.setattr(os, "utime", set_time)
+    assert store.keep_blob(digest) is False
+    assert store.put_blob(b"content") == digest
+    assert store.read_blob(digest) == b"content"
 
 
 def test_damaged_record_stops_the_sweep(store: Store) -> None:
