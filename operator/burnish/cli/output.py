@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from datetime import UTC, datetime
@@ -30,12 +31,17 @@ _WORDS = {Verdict.Accepted: "held", Verdict.Refused: "not held", Verdict.Undecid
 _STYLES = {State.Published: "bold green", State.Refused: "bold red", State.Undecided: "bold yellow", State.Failed: "bold red"}
 
 
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """`--output`, the same for every command that prints an object."""
+    parser.add_argument("-o", "--output", choices=FORMATS, default="table", help="what to print on stdout (default: %(default)s)")
+
+
 def print_object(model: OptimizedModel, form: str) -> None:
     """Print the object with its status."""
     if form == "table":
         _print_table(model)
     else:
-        _dump(model.model_dump(mode="json", by_alias=True, exclude_none=True), form)
+        dump(model.model_dump(mode="json", by_alias=True, exclude_none=True), form)
 
 
 def print_unreadable(path: Path, error: BurnishError, form: str) -> None:
@@ -47,7 +53,7 @@ def print_unreadable(path: Path, error: BurnishError, form: str) -> None:
     failed = [api.TargetStatus(name=t, state=State.Failed, reason=error.reason) for t in targets]
     status = api.Status(phase=api.Phase.Failed, targets=failed, last_failure=failure)
     found = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": {"name": name}}
-    _dump(found | {"status": status.model_dump(mode="json", by_alias=True, exclude_none=True)}, form)
+    dump(found | {"status": status.model_dump(mode="json", by_alias=True, exclude_none=True)}, form)
 
 
 def print_places(model: OptimizedModel, reports: dict[str, Path], work: Path | None) -> None:
@@ -77,7 +83,8 @@ def _within(value: object, key: str) -> Any:
     return value.get(key) if isinstance(value, dict) else None
 
 
-def _dump(value: object, form: str) -> None:
+def dump(value: object, form: str) -> None:
+    """Print as `json` or `yaml`."""
     if form == "json":
         print(json.dumps(value, indent=2))
     else:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from burnish.api import manifest
 from burnish.cli import locations, output
@@ -26,7 +23,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser("plan", help="tell what a run would do, and what is in the store", description=DESCRIPTION)
     parser.add_argument("manifest", type=Path, help="OptimizedModel, YAML or JSON")
     locations.add_store_option(parser)
-    parser.add_argument("-o", "--output", choices=output.FORMATS, default="table", help="what to print on stdout (default: %(default)s)")
+    output.add_option(parser)
     parser.set_defaults(function=main)
 
 
@@ -36,12 +33,10 @@ def main(options: argparse.Namespace) -> int:
     store = open_store(options.store, namespace=model.metadata.namespace, is_tidied=False)
     base = options.manifest.resolve().parent
     found = forecast.make(model, base, store, machine.hardware_class(), serving_image=images.LOCAL_CPU.name)
-    if options.output == "json":
-        print(json.dumps(_document(model.metadata.name, found), indent=2))
-    elif options.output == "yaml":
-        print(yaml.safe_dump(_document(model.metadata.name, found), sort_keys=False, allow_unicode=True), end="")
-    else:
+    if options.output == "table":
         print("\n".join(plain(line) for line in _lines(model.metadata.name, found)))
+    else:
+        output.dump(_document(model.metadata.name, found), options.output)
     return 0
 
 

@@ -32,7 +32,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser("run", help="run a manifest's pipeline on this machine", description=DESCRIPTION)
     parser.add_argument("manifest", type=Path, help="OptimizedModel, YAML or JSON")
     locations.add_store_option(parser)
-    parser.add_argument("-o", "--output", choices=output.FORMATS, default="table", help="what to print on stdout (default: %(default)s)")
+    output.add_option(parser)
     parser.add_argument("--report", type=Path, metavar="FILE", help="where to write the HTML report (default: the user's cache directory)")
     parser.add_argument(
         "--work", type=Path, metavar="DIR", help="keep the steps' files and logs, in a new directory in DIR (default: removed after a good run)"

@@ -228,8 +228,16 @@ class Backend(abc.ABC):
         """
 
     @abc.abstractmethod
-    def sweep(self) -> None:
-        """Remove what killed writers left more than `LEFTOVER_SECONDS` ago; does nothing in a store that can't be written."""
+    def leftovers(self) -> list[Found]:
+        """What killed writers and sweeps left to be removed, paths for names, sorted.
+
+        Raises:
+            BurnishError: StoreNotReadable.
+        """
+
+    @abc.abstractmethod
+    def tidy(self) -> list[Found]:
+        """Remove the leftovers, and return those that are gone; does nothing in a store that can't be written."""
 
 
 class DirectoryBackend(Backend):
@@ -272,7 +280,7 @@ class DirectoryBackend(Backend):
         """See `Backend.remove_older`.
 
         The file goes out of sight first and is looked at there: a publisher that renewed it in between gets it back, and one that comes later
-        finds nothing and writes it again. Of a sweep that is killed there, the next `sweep` does the rest.
+        finds nothing and writes it again. Of a sweep that is killed there, the next `tidy` does the rest.
         """
         target = Path(self.root, path)
         aside = Path(self.root, SCRATCH, f"swept-{before!r}-{uuid.uuid4().hex}-{path.replace('/', '@')}")
@@ -344,15 +352,26 @@ class DirectoryBackend(Backend):
             scratch.path.replace(target)
             _sync(target.parent)
 
-    def sweep(self) -> None:
-        """See `Backend.sweep`."""
-        with contextlib.suppress(OSError):
-            for leftover in Path(self.root, SCRATCH).iterdir():
-                with contextlib.suppress(FileNotFoundError):
-                    if swept := _ASIDE.fullmatch(leftover.name):
-                        self._settle(leftover, float(swept[1]), Path(self.root, swept[2].replace("@", "/")))
-                    elif leftover.lstat().st_mtime < time.time() - LEFTOVER_SECONDS:
-                        leftover.unlink()
+    def leftovers(self) -> list[Found]:
+        """See `Backend.leftovers`."""
+        day_ago = time.time() - LEFTOVER_SECONDS
+        found = [(file, _ASIDE.fullmatch(file.name)) for file in self.entries(SCRATCH)]
+        return sorted(
+            file._replace(name=f"{SCRATCH}/{file.name}") for file, aside in found if file.modified < (float(aside[1]) if aside else day_ago)
+        )
+
+    def tidy(self) -> list[Found]:
+        """See `Backend.tidy`. What a killed sweep took and a publisher had renewed goes back to its place."""
+        gone: list[Found] = []
+        with contextlib.suppress(OSError, BurnishError):
+            found = self.leftovers()
+            for file in self.entries(SCRATCH):
+                if aside := _ASIDE.fullmatch(file.name):
+                    self._settle(Path(self.root, SCRATCH, file.name), float(aside[1]), Path(self.root, aside[2].replace("@", "/")))
+            for file in found:
+                Path(self.root, file.name).unlink(missing_ok=True)
+                gone.append(file)
+        return gone
 
     def _target(self, path: str) -> Path:
         target = Path(self.root, path)

@@ -194,8 +194,13 @@ class S3Backend(Backend):
         with writing(self.root), os_errors():
             self._fs.put_file(str(scratch.path), self.describe(path))
 
-    def sweep(self) -> None:
-        """Nothing is left by a writer that was killed: unfinished uploads are the bucket's to expire."""
+    def leftovers(self) -> list[Found]:
+        """None: unfinished uploads are the bucket's to expire."""
+        return []
+
+    def tidy(self) -> list[Found]:
+        """See `Backend.tidy`."""
+        return []
 
     def _key(self, path: str) -> str:
         return "/".join(part for part in (self._prefix, path) if part)

@@ -76,7 +76,7 @@ def open_store(
         )
     backend = DirectoryBackend(root.expanduser().absolute() / cluster / namespace)
     if is_tidied:
-        backend.sweep()
+        backend.tidy()
     return Store(backend)
 
 
@@ -109,6 +109,18 @@ class Store:
         """
         with self.scratch() as scratch:
             scratch.finish()
+
+    def leftovers(self) -> list[Found]:
+        """What killed writers left to be removed, paths for names.
+
+        Raises:
+            BurnishError: StoreNotReadable.
+        """
+        return self._backend.leftovers()
+
+    def tidy(self) -> list[Found]:
+        """Remove what killed writers left, and return it; does nothing in a store that can't be written."""
+        return self._backend.tidy()
 
     # --- blobs ------------------------------------------------------------------------------------------------------------------------
 

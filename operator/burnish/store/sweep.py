@@ -79,9 +79,9 @@ def check_grace(seconds: float) -> None:
         )
 
 
-def describe(garbage: list[Garbage]) -> str:
-    """How much it is, for people."""
-    return f"{len(garbage)} blob{'' if len(garbage) == 1 else 's'}, {format_bytes(sum(blob.size for blob in garbage))}"
+def describe(what: str, sizes: list[int]) -> str:
+    """How many of something and how much, for people."""
+    return f"{len(sizes)} {what}{'' if len(sizes) == 1 else 's'}, {format_bytes(sum(sizes))}"
 
 
 def _parts(store: Store, digest: str) -> set[str]:

@@ -1,5 +1,6 @@
 """Sweeping: garbage goes, whatever a record reaches stays, and a publisher at work loses nothing."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from burnish.api.job_contract import ArtifactRef, FileRef, SourceRecord, TreeRef
 from burnish.cli.main import main
@@ -207,6 +209,55 @@ def test_command_tells_what_it_deletes(store: Store, tmp_path: Path, capsys: pyt
     assert main(arguments) == ExitCode.OK
     assert capsys.readouterr().out == f"{digest}  2Ki\ndeleted 1 blob, 2Ki\n"
     assert not store.has_blob(digest)
+
+
+def leave_files(store: Store) -> tuple[Path, Path, Path]:
+    """What a killed writer left, what a killed sweep left of garbage, and what a writer at work writes."""
+    then = time.time() - 8 * DAY
+    old, aside, young = (
+        Path(store.location, "tmp", name) for name in ("7-writer", f"swept-{then + DAY!r}-{'0' * 32}-blobs@sha256@{'1' * 64}", "8-writer")
+    )
+    for path in (old, aside, young):
+        path.write_bytes(b"y" * 1024)
+    for path in (old, aside):
+        os.utime(path, (then, then))
+    return old, aside, young
+
+
+def test_command_tells_of_temporary_files_and_leaves_those_of_a_writer_at_work(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest = store.put_blob(b"x" * 2048)
+    age(store, 8)
+    old, aside, young = leave_files(store)
+    arguments = ["sweep", "--store", str(tmp_path / "store")]
+    listed = f"tmp/{old.name}  1Ki\ntmp/{aside.name}  1Ki\n{digest}  2Ki\n"
+    for _ in range(2):
+        assert main([*arguments, "--dry-run"]) == ExitCode.OK
+        assert capsys.readouterr().out == f"{listed}would delete 1 blob, 2Ki; 2 temporary files, 2Ki\n"
+        assert (store.has_blob(digest), old.exists(), aside.exists(), young.exists()) == (True, True, True, True)
+    assert main(arguments) == ExitCode.OK
+    assert capsys.readouterr().out == f"{listed}deleted 1 blob, 2Ki; 2 temporary files, 2Ki\n"
+    assert (store.has_blob(digest), old.exists(), aside.exists(), young.exists()) == (False, False, False, True)
+
+
+@pytest.mark.parametrize(("form", "read"), [("json", json.loads), ("yaml", yaml.safe_load)])
+def test_command_prints_an_object(form: str, read: Callable[[str], object], store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digest = store.put_blob(b"x" * 2048)
+    age(store, 8)
+    old, aside, _ = leave_files(store)
+    arguments = ["sweep", "--store", str(tmp_path / "store"), "-o", form]
+    wanted = {
+        "blobs": {"count": 1, "bytes": 2048, "items": [{"digest": digest, "bytes": 2048}]},
+        "temporaryFiles": {"count": 2, "bytes": 2048, "items": [{"name": f"tmp/{path.name}", "bytes": 1024} for path in (old, aside)]},
+    }
+    assert main([*arguments, "--dry-run"]) == ExitCode.OK
+    assert read(capsys.readouterr().out) == {"dryRun": True} | wanted
+    assert main(arguments) == ExitCode.OK
+    assert read(capsys.readouterr().out) == {"dryRun": False} | wanted
+    assert main(arguments) == ExitCode.OK
+    nothing = {"count": 0, "bytes": 0, "items": []}
+    assert read(capsys.readouterr().out) == {"dryRun": False, "blobs": nothing, "temporaryFiles": nothing}
 
 
 def test_grace_that_a_run_could_outlast_is_refused(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
