@@ -143,7 +143,11 @@ class S3Backend(Backend):
         return bool(time.time() - found["LastModified"].timestamp() < RENEW_SECONDS)
 
     def remove_older(self, path: str, before: float) -> bool:
-        """See `Backend.remove_older`. Between the look and the removal lies one request; who publishes looks again after the record is written."""
+        """See `Backend.remove_older`.
+
+        The look is a request and the removal another, and S3 can't make a removal depend on an object's age. A blob that is written again between
+        the two is lost: the next run finds what refers to it incomplete (`records.has_artifacts`, `trees.has_tree`) and makes it again.
+        """
         with writing(self.root), os_errors():
             try:
                 found = self._fs.call_s3("head_object", Bucket=self._bucket, Key=self._key(path))
@@ -169,9 +173,8 @@ class S3Backend(Backend):
     def publish(self, scratch: Scratch, path: str) -> bool:
         """See `Backend.publish`."""
         scratch.finish()
-        if (
-            scratch.path.stat().st_size > _BLOCK_BYTES
-        ):  # in parts; only content-addressed blobs are that large, and there the second writes what the first did
+        # In parts; only content-addressed blobs are that large, and there the second writes what the first did.
+        if scratch.path.stat().st_size > _BLOCK_BYTES:
             if self.size(path) is not None:
                 return False
             with writing(self.root), os_errors():
