@@ -1,6 +1,7 @@
 """The store and sources on a real S3 server."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +40,17 @@ def server(folder: Path) -> Iterator[Credentials]:
     with s3_server.running(folder) as credentials:
         s3_server.make_bucket(credentials, "bucket")
         yield credentials
+
+
+@pytest.fixture
+def environment(server: Credentials, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's credentials, as a user at a terminal has them."""
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", server.access_key),
+        ("AWS_SECRET_ACCESS_KEY", server.secret_key),
+        ("AWS_ENDPOINT_URL", server.endpoint),
+    ):
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
@@ -218,19 +231,12 @@ def test_sweep_takes_what_nothing_refers_to_and_nobody_counts_on(store: Store, f
 
 
 def test_commands_take_a_store_on_s3(
-    server: Credentials,
+    environment: None,
     folder: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     file_artifact: Callable[[Store, Path, bytes], ArtifactRef],
 ) -> None:
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", server.access_key),
-        ("AWS_SECRET_ACCESS_KEY", server.secret_key),
-        ("AWS_ENDPOINT_URL", server.endpoint),
-    ):
-        monkeypatch.setenv(name, value)
     store = open_store("s3://bucket/commands")
     digest = file_artifact(store, tmp_path / "made", CONTENT).digest
     assert main(["pull", f"{store.location}@{digest}", "-o", str(tmp_path / "by-uri")]) == 0
@@ -244,14 +250,49 @@ def test_commands_take_a_store_on_s3(
     assert not store.has_blob(digest)
 
 
-def test_steps_of_a_run_reach_a_store_on_s3(server: Credentials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_reads_a_store_on_s3_and_reaches_no_source(
+    server: Credentials, models: Credentials, tmp_path: Path, environment: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = "s3://models/planned/model.onnx"
+    s3.connect(models).pipe_file(uri, CONTENT)
+    spec = {"source": {"uri": uri}, "targets": [{"name": "cpu", "runtime": "ONNXRuntime"}]}
+    manifest = {"apiVersion": "burnish.dev/v1alpha1", "kind": "OptimizedModel", "metadata": {"name": "digits"}, "spec": spec}
+    (tmp_path / "digits.yaml").write_text(json.dumps(manifest))
+
+    def planned() -> dict[str, Any]:
+        assert main(["plan", str(tmp_path / "digits.yaml"), "--store", "s3://bucket/planned", "-o", "json"]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    files = s3.connect(server)
+    before = planned()
+    assert (before["sources"][0]["digest"], before["sources"][0]["stored"], before["targets"][0]["plan"]) == (None, False, "Unknown")
+    assert not files.exists("s3://bucket/planned")
+    record = _fetch(uri, open_store("s3://bucket/planned"), models)
+    files.rm(uri)  # what is pinned is known without it
+    there = files.find("s3://bucket/planned", detail=True)
+    after = planned()
+    assert after["sources"][0] == {"field": "spec.source.uri", "uri": uri, "digest": record.tree.digest, "stored": True}
+    assert (after["targets"][0]["plan"], after["targets"][0]["artifact"]) == ("Build", "Miss")
+    assert files.find("s3://bucket/planned", detail=True) == there
+
+
+def test_plan_with_wrong_keys_of_the_store_says_so(
+    server: Credentials, tmp_path: Path, environment: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-hunter2")
+    (tmp_path / "model.onnx").write_bytes(CONTENT)
+    spec = {"source": {"uri": "file:model.onnx"}, "targets": [{"name": "cpu", "runtime": "ONNXRuntime"}]}
+    manifest = {"apiVersion": "burnish.dev/v1alpha1", "kind": "OptimizedModel", "metadata": {"name": "digits"}, "spec": spec}
+    (tmp_path / "digits.yaml").write_text(json.dumps(manifest))
+    assert main(["plan", str(tmp_path / "digits.yaml"), "--store", "s3://bucket/planned"]) != 0
+    told = capsys.readouterr().err
+    assert "burnish: StoreNotReadable: " in told
+    assert "hunter2" not in told
+
+
+def test_steps_of_a_run_reach_a_store_on_s3(server: Credentials, environment: None) -> None:
     """Only those that use the store get its credentials: the others run a model's code."""
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", server.access_key),
-        ("AWS_SECRET_ACCESS_KEY", server.secret_key),
-        ("AWS_ENDPOINT_URL", server.endpoint),
-    ):
-        monkeypatch.setenv(name, value)
     assert server.secret_key not in child_environment(downloads=True).values()
     code = "from burnish.store.store import open_store; print(open_store('s3://bucket/steps').put_blob(b'from a step'))"
     environment = child_environment(uses_store=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from pathlib import Path
 
 from burnish.store.store import Store, open_store
@@ -37,7 +38,7 @@ def store_location(text: str) -> str:
     """`--store`, absolute: every step looks from a directory of its own. A URI stays as it is."""
     if not text.strip():
         raise argparse.ArgumentTypeError("names no directory; write a path such as ./store")
-    is_uri = text.startswith("file:") or "://" in text
+    is_uri = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text)
     found = text if is_uri else str(Path(os.path.expanduser(text)).absolute())  # noqa: PTH111  # raises nothing for a user who isn't there
     if len(found) > MAX_STORE_LENGTH:
         raise argparse.ArgumentTypeError(f"has {len(found)} characters, and at most {MAX_STORE_LENGTH} are allowed; choose a shorter path")

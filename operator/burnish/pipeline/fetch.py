@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from burnish.api.job_contract import FileRef, SourceRecord, TreeRef
@@ -90,32 +91,17 @@ def fetch(
             SourceUnavailable, UnsafeSource, DigestMismatch; StoreFull, StoreNotWritable, StoreNotReadable, StoreCorrupted.
     """
     with _naming(field):
-        match _scheme(uri):
-            case "file" if access.is_on_cluster:
-                raise BurnishError(
-                    Reason.InvalidManifest,
-                    f"{uri} is a file of one machine, and a cluster has many; put it into a bucket (s3:), on a volume (pvc:) or on a server (https:)",
-                )
+        match _checked_scheme(uri, access):
             case "file":
                 return _fetch_file(uri, base / _file_path(uri), store, digest, limits, progress)
             case "pvc":
-                return _fetch_file(uri, _volume_path(uri, access), store, digest, limits, progress)
+                return _fetch_file(uri, _volume_path(uri, access.claims or {}), store, digest, limits, progress)
             case "https":
                 _check_https(uri)
                 return _fetch_remote(uri, store, digest, refresh, lambda: _download_https(uri, store, digest, limits, progress, access))
             case "s3":
                 where = _bucket_and_key(uri)
                 return _fetch_remote(uri, store, digest, refresh, lambda: _download_s3(uri, where, store, digest, limits, progress, access))
-            case "http":
-                raise BurnishError(Reason.InvalidManifest, f"{scrub(uri)} is not encrypted, so anyone on the way can change the model; use https:")
-            case "":
-                raise BurnishError(
-                    Reason.InvalidManifest, f"{scrub(uri)} has no scheme; write file:{scrub(uri)} for a file beside the manifest, or https:"
-                )
-            case other:
-                raise BurnishError(
-                    Reason.InvalidManifest, f"{other}: is not supported; use s3:, https:, pvc: (on a cluster) or file: (on this machine)"
-                )
 
 
 @contextlib.contextmanager
@@ -146,26 +132,39 @@ def look_up(uri: str, base: Path, store: Store, *, digest: str | None, refresh: 
         BurnishError: as `fetch`, for what is wrong with the URI or the file.
     """
     with _naming(field):
-        if _scheme(uri) == "file":
-            tree = trees.hash_tree(_real_path(base / _file_path(uri)), max_bytes=limits.max_bytes, max_files=limits.max_files)
-            _check_pin(uri, tree.digest, digest)
-            return Seen(tree.digest, trees.has_tree(store, tree))
-        if _scheme(uri) == "https":
-            _check_https(uri)
-        elif _scheme(uri) == "s3":
-            _bucket_and_key(uri)
-        else:  # the error is that of a run, which comes before anything is reached
-            found = fetch(uri, base, store, digest=digest, refresh=refresh, limits=limits, field=field, progress=lambda text, *, done=None: None)
-            return Seen(found.tree.digest, is_stored=True)
+        match _checked_scheme(uri, Access()):
+            case "file":
+                tree = trees.hash_tree(_real_path(base / _file_path(uri)), max_bytes=limits.max_bytes, max_files=limits.max_files)
+                _check_pin(uri, tree.digest, digest)
+                return Seen(tree.digest, trees.has_tree(store, tree))
+            case "https":
+                _check_https(uri)
+            case "s3":
+                _bucket_and_key(uri)
         known = store.get_record(SOURCES, source_key(uri, digest, refresh), SourceRecord)
         if known is not None and trees.has_tree(store, known.tree):
             return Seen(known.tree.digest, is_stored=True)
         return Seen(digest, is_stored=False)
 
 
-def _scheme(uri: str) -> str:
+def _checked_scheme(uri: str, access: Access) -> Literal["file", "pvc", "https", "s3"]:
+    """The scheme of a URI that can be fetched here."""
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", uri)
-    return match[1].lower() if match else ""
+    scheme = match[1].lower() if match else ""
+    match scheme:
+        case "file" if access.is_on_cluster:
+            wrong = f"{uri} is a file of one machine, and a cluster has many; put it into a bucket (s3:), on a volume (pvc:) or on a server (https:)"
+        case "pvc" if not access.is_on_cluster:
+            wrong = f"{uri} is a volume of a cluster; on this machine use file:, s3: or https:"
+        case "file" | "pvc" | "https" | "s3":
+            return scheme
+        case "http":
+            wrong = f"{scrub(uri)} is not encrypted, so anyone on the way can change the model; use https:"
+        case "":
+            wrong = f"{scrub(uri)} has no scheme; write file:{scrub(uri)} for a file beside the manifest, or https:"
+        case _:
+            wrong = f"{scheme}: is not supported; use s3:, https:, pvc: (on a cluster) or file: (on this machine)"
+    raise BurnishError(Reason.InvalidManifest, wrong)
 
 
 def _fetch_file(uri: str, named: Path, store: Store, digest: str | None, limits: FetchLimits, progress: Progress) -> SourceRecord:
@@ -204,15 +203,13 @@ def _file_path(uri: str) -> Path:
     return Path(path)
 
 
-def _volume_path(uri: str, access: Access) -> Path:
+def _volume_path(uri: str, claims: Mapping[str, Path]) -> Path:
     """Where `pvc://claim/path` is mounted."""
     parts = urlsplit(uri)
     claim, path = parts.netloc, unquote(parts.path).strip("/")
-    if access.claims is None:
-        raise BurnishError(Reason.InvalidManifest, f"{uri} is a volume of a cluster; on this machine use file:, s3: or https:")
-    if not claim or not path or claim not in access.claims:
+    if not claim or not path or claim not in claims:
         raise BurnishError(Reason.InvalidManifest, f"{uri} names no file on a volume; write pvc://CLAIM/path/to/model.onnx")
-    root = Path(os.path.realpath(access.claims[claim]))
+    root = Path(os.path.realpath(claims[claim]))
     found = Path(os.path.realpath(root / path))
     if found != root and root not in found.parents:
         raise BurnishError(Reason.UnsafeSource, f"{uri} leads out of the volume; links may point within it only")

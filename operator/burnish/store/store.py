@@ -66,12 +66,13 @@ def open_store(
         return Store(_s3_backend(parts, cluster, namespace, access))
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and not parts.query and not parts.fragment:
         root = Path(unquote(parts.path))
-    elif "://" not in str(location) and parts.scheme != "file":
+    elif not parts.scheme:
         root = Path(location)
     else:
+        why = "is a volume of a cluster, which the chart's store.volume names" if parts.scheme == "pvc" else "is not supported"
         raise BurnishError(
             Reason.InvalidManifest,
-            f"a store at {parts.scheme}: is not supported; name a directory (a path or file:///path) or s3://bucket/prefix",
+            f"a store at {parts.scheme}: {why}; here name a directory (./path or file:///path) or s3://bucket/prefix",
             field="--store",
         )
     backend = DirectoryBackend(root.expanduser().absolute() / cluster / namespace)
