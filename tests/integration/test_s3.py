@@ -200,6 +200,24 @@ def test_fault_of_a_source_has_its_reason(models: Credentials, tmp_path: Path, u
     assert "hunter2" not in str(raised.value)
 
 
+def test_object_that_changes_while_it_is_read_is_no_mixture(models: Credentials, tmp_path: Path) -> None:
+    uri, writer, size = "s3://models/changing/model.onnx", s3.connect(models), 24 * 2**20  # more than a request
+    writer.pipe_file(uri, bytes(size))
+    written: list[bool] = []
+
+    def overwrite(_: str, *, done: float | None = None) -> None:
+        if done and not written:
+            writer.pipe_file(uri, b"1" * size)
+            written.append(True)
+
+    store = open_store(tmp_path / "store")
+    what: Any = {"digest": None, "refresh": None, "limits": fetch.FetchLimits(), "field": "spec.source.uri"}
+    with pytest.raises(BurnishError, match="changed while it was read") as raised:
+        fetch.fetch(uri, Path("/"), store, **what, progress=overwrite, access=fetch.Access(credentials=models, claims={}))
+    assert raised.value.reason is Reason.SourceIncomplete
+    assert store.list_blobs() == []
+
+
 def test_wrong_pin_is_refused(models: Credentials, tmp_path: Path) -> None:
     with pytest.raises(BurnishError) as raised:
         _fetch("s3://models/digits/model.onnx", open_store(tmp_path / "store"), models, digest="sha256:" + "0" * 64)

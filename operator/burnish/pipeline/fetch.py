@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -321,6 +322,8 @@ def _s3_errors(uri: str) -> Iterator[None]:
             f"{uri} may not be read with these credentials; correct the Secret that spec.source.secretRef names (or the AWS_* variables)",
         ) from None
     except OSError as error:
+        if error.errno == errno.EBUSY:  # s3fs reads the one version that it found first, by its ETag
+            raise BurnishError(Reason.SourceIncomplete, f"{uri} changed while it was read; try again when nobody writes it") from None
         raise BurnishError(
             Reason.SourceUnavailable,
             f"can't read {uri}: {error.strerror or type(error).__name__}; check AWS_ENDPOINT_URL and the network, and try again",
