@@ -79,10 +79,31 @@ def test_blob_goes_in_once_and_comes_out_verified(store: Store, tmp_path: Path) 
 
 def test_blob_larger_than_a_part(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "large.bin"
-    path.write_bytes(CONTENT * 200)  # 40 MB: in parts of 16 MiB
+    path.write_bytes(CONTENT * 200)  # 40 MB, in parts of 16 MiB
     tree = trees.put_tree(store, path)
     trees.materialize_tree(store, tree, tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == path.read_bytes()
+
+
+def test_large_blob_is_filed_in_the_memory_of_a_light_step(environment: None) -> None:
+    code = """if True:
+        from pathlib import Path
+        from burnish.store.store import open_store
+
+        store = open_store("s3://bucket/large")
+        with store.scratch() as scratch:
+            for number in range(384):
+                scratch.write(bytes([number % 256]) * 2**20)
+            digest = store.publish_blob(scratch)
+        peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]  # unlike getrusage's, not that of whoever forked us
+        print(digest, int(peak) // 1024)
+    """
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert int(done[1]) < 350  # MiB; the whole is 384
+    store = open_store("s3://bucket/large")
+    (found,) = store.list_blobs()
+    assert (f"sha256:{found.name}", found.size) == (done[0], 384 * 2**20)
+    assert store.remove_blob(done[0], time.time() + 60)  # room for others
 
 
 def test_flipped_byte_is_noticed(store: Store, server: Credentials, tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ from burnish.store.credentials import Credentials
 _TIMEOUT_S = 30
 _ATTEMPTS = 3
 _BLOCK_BYTES = 16 * 2**20
+"""Of a read, and of an upload in parts, which is what is at least twice as large."""
+_PARTS_AT_ONCE = 4
+"""Each is in memory about twice, and a light step of a Job has 512 MiB."""
 _FULL_CODES = {"XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "507", "EntityTooLarge", "SlowDownWrite"}
 _TAKEN_CODES = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 _DENIED_CODES = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403", "401", "ExpiredToken", "InvalidToken"}
@@ -173,13 +176,6 @@ class S3Backend(Backend):
     def publish(self, scratch: Scratch, path: str) -> bool:
         """See `Backend.publish`."""
         scratch.finish()
-        # In parts; only content-addressed blobs are that large, and there the second writes what the first did.
-        if scratch.path.stat().st_size > _BLOCK_BYTES:
-            if self.size(path) is not None:
-                return False
-            with writing(self.root), os_errors():
-                self._fs.put_file(str(scratch.path), self.describe(path), chunksize=_BLOCK_BYTES)
-            return True
         with writing(self.root), os_errors():
             try:
                 self._fs.call_s3("put_object", Bucket=self._bucket, Key=self._key(path), Body=scratch.path.read_bytes(), IfNoneMatch="*")
@@ -195,7 +191,7 @@ class S3Backend(Backend):
         """See `Backend.replace`."""
         scratch.finish()
         with writing(self.root), os_errors():
-            self._fs.put_file(str(scratch.path), self.describe(path))
+            self._fs.put_file(str(scratch.path), self.describe(path), chunksize=_BLOCK_BYTES, max_concurrency=_PARTS_AT_ONCE)
 
     def leftovers(self) -> list[Found]:
         """None: unfinished uploads are the bucket's to expire."""
