@@ -50,7 +50,7 @@ def build_resolve(model: OptimizedModel, run_key: str, settings: Settings, *, ui
         "env": _environment(),
         "volumeMounts": [*_scratch_mounts(), {"name": "request", "mountPath": REQUEST, "readOnly": True}, *store.mounts, *sources.mounts],
     }
-    volumes = [*_scratch_volumes("1Gi"), _request_volume(), *store.volumes, *sources.volumes]
+    volumes = [*_scratch_volumes(settings.work_size), _request_volume(), *store.volumes, *sources.volumes]
     spec = {
         **pods.pod_defaults(settings, pull_secrets=_pull_secrets(model)),
         "restartPolicy": "Never",

@@ -91,6 +91,14 @@ def test_each_writer_of_messages_knows_how_many_containers_share_the_room(make, 
         assert messages.budget(number) <= 4096
 
 
+def test_each_job_has_room_for_as_large_a_model_as_the_other(make_model, make_settings, uid):
+    """A blob on its way to S3 is a temporary file first: that of the source in the resolve Job, those of the artifacts in the pipeline's."""
+    model, settings = make_model(), make_settings(workSize="30Gi")
+    for made in (jobs.build_resolve(model, RUN, settings, uid=uid), jobs.build_pipeline(model, model.spec.primary, RUN, settings, uid=uid)):
+        volumes = {v["name"]: v for v in made["spec"]["template"]["spec"]["volumes"]}
+        assert [volumes[name]["emptyDir"]["sizeLimit"] for name in ("tmp", "work")] == ["30Gi", "30Gi"]
+
+
 def test_volume_claim_has_no_owner_so_that_artifacts_outlive_the_resource(make_settings):
     claim = jobs.build_prerequisites("models", make_settings(store={"volume": {"size": "7Gi", "storage_class_name": "nfs"}}))[0]
     assert (claim["kind"], claim["metadata"]["name"]) == ("PersistentVolumeClaim", "burnish-store")
