@@ -49,20 +49,24 @@ def dry_run(api: ControlPlane, namespace: str, documents: list[dict[str, Any]]) 
             "nodeSelector.disk": "ssd",
             "priorityClassName": "system-cluster-critical",
         },
+        {"sweep__schedule": "0 3 * * 0", "sweep__namespaces": "{NAMESPACE}"},
+        {"sweep__schedule": "@daily", "sweep__namespaces": "{NAMESPACE}", "store__uri": "", "store__volume__enabled": "true"},
     ],
-    ids=["default", "namespaced", "nvidia", "volume", "placed"],
+    ids=["default", "namespaced", "nvidia", "volume", "placed", "sweep", "sweep-volume"],
 )
-def test_every_object_is_admitted_in_a_restricted_namespace(helm, api: ControlPlane, restricted: str, values: dict[str, object]) -> None:
-    rendered = helm.template(restricted, **values)
+def test_every_object_is_admitted_in_a_restricted_namespace(helm, api: ControlPlane, restricted: str, values: dict[str, str]) -> None:
+    rendered = helm.template(restricted, **{name: value.replace("NAMESPACE", restricted) for name, value in values.items()})
     done = dry_run(api, restricted, rendered)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == len(rendered)
     assert "Warning" not in done.stderr  # the profile warns of a Deployment, and refuses its pods only
 
-    template = next(d for d in rendered if d["kind"] == "Deployment")["spec"]["template"]
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe"}, "spec": template["spec"] | {"serviceAccountName": "default"}}
-    done = dry_run(api, restricted, [pod])
-    assert done.returncode == 0, done.stderr
+    templates = [d["spec"]["template"] for d in rendered if d["kind"] == "Deployment"]
+    templates += [d["spec"]["jobTemplate"]["spec"]["template"] for d in rendered if d["kind"] == "CronJob"]
+    for template in templates:
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe"}, "spec": template["spec"] | {"serviceAccountName": "default"}}
+        done = dry_run(api, restricted, [pod])
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_pod_that_is_not_restricted_would_not_have_been_admitted(helm, api: ControlPlane, restricted: str) -> None:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from control_plane import ROOT
 
+from burnish import names
 from burnish.controller import apiserver
 from burnish.manifests.settings import Settings
 from burnish.serving.images import IMAGES
+from burnish.store.store import open_store
 
 CHARTS = ROOT / "charts"
 SCHEMA = json.loads((CHARTS / "burnish/values.schema.json").read_text())
@@ -185,6 +192,80 @@ def test_policy_lets_the_controller_reach_dns_and_the_apiserver_only(helm) -> No
     assert not [d for d in helm.template(networkPolicy__enabled="false") if d["kind"] == "NetworkPolicy"]
 
 
+SWEEP = {"sweep__schedule": "0 3 * * 0", "sweep__namespaces": "{one,two}"}
+VOLUME = {"store__uri": "", "store__volume__enabled": "true"}
+
+
+def test_sweep_is_off_until_asked_for_and_then_in_each_namespace(helm) -> None:
+    rendered = helm.template(**SWEEP)
+    assert [d["metadata"]["namespace"] for d in rendered if d["kind"] == "CronJob"] == ["one", "two"]
+    assert {d["spec"]["schedule"] for d in rendered if d["kind"] == "CronJob"} == {"0 3 * * 0"}
+    same = helm.template(sweep__schedule="@weekly", watchNamespaces="{three}")
+    assert one(same, "CronJob")["metadata"]["namespace"] == "three"
+    assert rules_of(rendered) == rules_of(helm.template())  # the controller may do no more for it
+
+
+@pytest.mark.parametrize("store", [{}, VOLUME], ids=["s3", "volume"])
+def test_sweep_has_the_store_and_nothing_of_the_cluster(helm, store: dict[str, object]) -> None:
+    rendered = helm.template(**{**SWEEP, "sweep__namespaces": "{one}", "images__pullSecrets": "{registry}"}, **store)
+    template = one(rendered, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]
+    pod = template["spec"]
+    (container,) = pod["containers"]
+    assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("default", False)
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    assert container["resources"]["limits"] == {"cpu": "500m", "memory": "512Mi"}
+    source = {v["name"]: v for v in pod["volumes"]}["store"]
+    assert source.get("persistentVolumeClaim") == ({"claimName": "burnish-store"} if store else None)
+    assert source.get("secret", {}).get("secretName") == (None if store else "burnish-store")
+    policy = one(rendered, "NetworkPolicy", "sweep")
+    assert policy["metadata"]["namespace"] == "one"
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    assert policy["spec"]["ingress"] == []
+    assert sorted({port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}) == ([] if store else [53, 443])
+    assert [d["metadata"]["name"] for d in helm.template(**SWEEP, networkPolicy__enabled="false") if d["kind"] == "NetworkPolicy"] == []
+
+
+def test_nothing_of_the_controllers_selects_a_sweep(helm) -> None:
+    rendered = helm.template(**SWEEP, monitoring__serviceMonitor="true")
+    labels = next(d for d in rendered if d["kind"] == "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
+    chosen = [
+        one(rendered, "Service")["spec"]["selector"],
+        one(rendered, "Deployment")["spec"]["selector"]["matchLabels"],
+        one(rendered, "NetworkPolicy", "controller")["spec"]["podSelector"]["matchLabels"],
+    ]
+    assert not [selector for selector in chosen if selector.items() <= labels.items()]
+    assert labels["app.kubernetes.io/managed-by"] != names.MANAGED_BY  # by which the controller finds its own
+
+
+def swept_by(helm, folder: Path, **values: object) -> subprocess.CompletedProcess[str]:
+    """What the CronJob's container does, with what it mounts in `folder`."""
+    rendered = helm.template(**{**SWEEP, "sweep__namespaces": "{one}", "cluster": "blue"}, **values)
+    (container,) = one(rendered, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    mounts = [m["mountPath"] for m in container["volumeMounts"] if m["mountPath"] != "/tmp"]
+    command = [sys.executable, *container["command"][1:]]
+    for mount in mounts:
+        command = [part.replace(f"={mount}", f"={folder}{mount}") for part in command]
+    environment = {variable["name"]: variable["value"] for variable in container["env"]}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_sweeps_command_sweeps_a_volume(helm, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store", cluster="blue", namespace="one")
+    digest, young = store.put_blob(b"garbage"), store.put_blob(b"young")
+    path = Path(store.location, "blobs/sha256", digest.removeprefix("sha256:"))
+    then = time.time() - 8 * 24 * 3600
+    os.utime(path, (then, then))
+    done = swept_by(helm, tmp_path, **VOLUME)
+    assert (done.returncode, done.stdout) == (0, f"{digest}  7\ndeleted 1 blob, 7\n"), done.stderr
+    assert (store.has_blob(digest), store.has_blob(young)) == (False, True)
+
+
+def test_sweeps_command_says_that_the_secret_is_missing(helm, tmp_path: Path) -> None:
+    done = swept_by(helm, tmp_path)
+    assert done.returncode != 0
+    assert "SecretNotFound: the store's Secret: the Secret is not in this namespace, or has none of the keys AWS_ACCESS_KEY_ID" in done.stderr
+
+
 def test_crd_chart_keeps_the_crd_and_gives_people_their_roles(helm) -> None:
     rendered = helm.template(chart="burnish-crds")
     crd = one(rendered, "CustomResourceDefinition")
@@ -215,6 +296,10 @@ def test_crd_chart_keeps_the_crd_and_gives_people_their_roles(helm) -> None:
         ({"networkPolicy__apiServerPorts": "{70000}"}, "/networkPolicy/apiServerPorts/0"),
         ({"monitoring__servicemonitor": "true"}, "servicemonitor"),
         ({"logLevel": "loud"}, "/logLevel"),
+        ({"sweep__schedule": "@weekly"}, "name them in sweep.namespaces"),
+        ({"sweep__schedule": "sundays"}, "/sweep/schedule"),
+        ({"sweep__olderThan": "23h"}, "/sweep/olderThan"),
+        ({"sweep__olderThan": "0d"}, "/sweep/olderThan"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -1,15 +1,35 @@
-{{- define "burnish.labels" -}}
+{{- define "burnish.common" -}}
 app.kubernetes.io/name: burnish
 app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "burnish.release" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/component: controller
 {{- end }}
 
 {{- define "burnish.selector" -}}
-app.kubernetes.io/name: burnish
-app.kubernetes.io/instance: {{ .Release.Name }}
+{{ include "burnish.common" . }}
 app.kubernetes.io/component: controller
+{{- end }}
+
+{{- define "burnish.labels" -}}
+{{ include "burnish.selector" . }}
+{{ include "burnish.release" . }}
+{{- end }}
+
+{{- define "burnish.sweepSelector" -}}
+{{ include "burnish.common" . }}
+app.kubernetes.io/component: sweep
+{{- end }}
+
+{{- define "burnish.sweepLabels" -}}
+{{ include "burnish.sweepSelector" . }}
+{{ include "burnish.release" . }}
+{{- end }}
+
+{{- define "burnish.sweep" -}}
+{{- printf "%s-sweep" (.Release.Name | trunc 40 | trimSuffix "-") }}
 {{- end }}
 
 {{- define "burnish.name" -}}

@@ -10,9 +10,9 @@ from typing import Any
 from burnish import names
 from burnish.api.scalars import duration_seconds, format_bytes
 from burnish.cli import locations, output
+from burnish.pipeline import store_options
 from burnish.store import sweep
 from burnish.store.backend import Found
-from burnish.store.store import open_store
 
 DESCRIPTION = """Delete the blobs of a namespace that no record refers to, and that are older than a grace time: what killed runs left, and sources
 that nothing needs; also the temporary files of runs that were killed more than a day ago. Every result stays. Runs that publish meanwhile lose
@@ -23,6 +23,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Declare the subcommand."""
     parser = commands.add_parser("sweep", help="delete what no record of the store refers to", description=DESCRIPTION)
     locations.add_store_option(parser)
+    store_options.add_credentials(parser)
     locations.add_namespace_option(parser)
     parser.add_argument("--cluster", default=names.LOCAL_CLUSTER, help="cluster part of the store (default: %(default)s, which burnish run writes)")
     parser.add_argument("--older-than", type=_age, default="7d", metavar="AGE", help="grace time: 36h, 7d; at least 24h (default: %(default)s)")
@@ -35,7 +36,7 @@ def main(options: argparse.Namespace) -> int:
     """Sweep; returns the exit code."""
     sweep.check_grace(options.older_than)
     before = time.time() - options.older_than
-    store = open_store(options.store, cluster=options.cluster, namespace=options.namespace, is_tidied=False)
+    store = store_options.open_from(options, is_tidied=False)
     is_table = options.output == "table"
     leftovers = store.leftovers() if options.dry_run else store.tidy()
     if is_table:
