@@ -93,7 +93,8 @@ class Source(ApiModel):
     )
     secret_ref: SecretReference | None = Field(
         default=None,
-        description="Credentials for the source and the datasets; read by the resolve Job only. Its key uriPrefix says which URIs they may be sent to. "
+        description="Credentials for the source and the datasets; read by the resolve Job only. Keys: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
+        "AWS_SESSION_TOKEN, AWS_REGION and AWS_ENDPOINT_URL for s3, token (a bearer token) for https, and uriPrefix: which URIs they may be sent to. "
         "On this machine the environment's credentials are used instead.",
     )
 
