@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from installation import ROOT, Installation, Space, condition, is_ready, is_stalled
+from burnish.store import credentials
+from burnish.store.store import open_store
+from installation import ROOT, S3_KEY, S3_SECRET, Installation, Space, condition, is_ready, is_stalled
 from traffic import Traffic, infer, read
 
 DIGITS = yaml.safe_load((ROOT / "examples/cluster/digits.yaml").read_text())
@@ -192,6 +196,24 @@ def test_deleted_model_leaves_nothing(space: Space) -> None:
     while any(space.get(kind) for kind in ("jobs", "deployments", "services", "pods")):
         assert time.monotonic() < deadline, "children are left"
         time.sleep(1)
+
+
+def test_sweep_of_the_chart_frees_the_store(space: Space, installation: Installation) -> None:
+    keys = credentials.Credentials(access_key=S3_KEY, secret_key=S3_SECRET, endpoint=installation.endpoint, region="us-east-1")
+    store = open_store("s3://burnish/demo", cluster="default", namespace=space.name, access=keys)
+    garbage, young = store.put_blob(b"garbage"), store.put_blob(b"young")
+    then = time.time() - 8 * 24 * 3600
+    folder = Path(installation.kubeconfig).parent / "s3/data"  # the S3 server's files carry the objects' times
+    os.utime(folder / store.location.removeprefix("s3://") / "blobs/sha256" / garbage.removeprefix("sha256:"), (then, then))
+    installation.install(sweep__schedule="@yearly", sweep__namespaces=f"{{{space.name}}}")
+    try:
+        space.kubectl("create", "job", "--from=cronjob/burnish-sweep", "now")
+        space.kubectl("wait", "--for=condition=complete", "job/now", "--timeout=60s")
+        assert space.kubectl("logs", "job/now").splitlines() == [f"{garbage}  7", "deleted 1 blob, 7"]
+        assert (store.has_blob(garbage), store.has_blob(young)) == (False, True)
+    finally:
+        installation.install()
+    assert space.get("cronjobs") == []
 
 
 @pytest.mark.parametrize(
