@@ -57,9 +57,9 @@ The script makes no report, checks no answer against the source, and files nothi
 
 _CONTROLLER = """## Does the operator keep up with a thousand models?
 
-On a real apiserver without nodes, etcd without fsync, everything on this machine's CPUs: the operator's own process against a bare client in the same run (16 workers
-that write a Job and a status for each model, and nothing else). The operator also reads every event of what it made, tells that no node takes the pods (a second status
-per model, and events), and its seconds hold its own start.
+On a real apiserver without nodes, etcd without fsync, everything on this machine's CPUs: the operator's own process against a bare client in the same run
+(tests/benchmarks/bare_client.py: Kopf's watches, 16 workers, for each model a Job and a status, and nothing else). Both from their process's start
+to the last model's first status. The operator looks at what it made as well, and tells events.
 """
 
 

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import aiohttp
 import kopf
+from pydantic_core import from_json
 
 from burnish import names
 
@@ -210,7 +211,7 @@ class ApiServer:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(0, "Unreachable", f"the apiserver can't be reached: {type(error).__name__}: {error}") from error
         if 200 <= response.status < 300:
-            found: Object = json.loads(content)
+            found: Object = from_json(content)  # thrice as fast as json.loads
             return found
         raise _error(response.status, content)
 

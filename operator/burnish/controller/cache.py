@@ -7,9 +7,10 @@ a list of everything (`drop_unlisted`) settles the rest. Planning on what is out
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Set
 from typing import Any, NamedTuple
+
+from pydantic_core import from_json
 
 from burnish import names
 from burnish.controller import views
@@ -105,12 +106,12 @@ class Cache:
     def model(self, key: Key) -> dict[str, Any] | None:
         """The resource itself."""
         entry = self._objects.get(key, {}).get((names.KIND, key.name))
-        return json.loads(entry.kept) if entry is not None else None
+        return from_json(entry.kept) if entry is not None else None
 
     def children(self, key: Key, kind: str) -> list[dict[str, Any]]:
         """The children of a kind, by name."""
         entries = self._objects.get(key, {})
-        return [json.loads(entry.kept) for (found, _), entry in sorted(entries.items()) if found == kind]
+        return [from_json(entry.kept) for (found, _), entry in sorted(entries.items()) if found == kind]
 
     def _remove(self, key: Key, kind: str, name: str) -> None:
         entries = self._objects[key]

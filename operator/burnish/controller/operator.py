@@ -37,6 +37,8 @@ MAX_PASSES = 6
 STUCK_SECONDS = 600.0
 _ODD_SECONDS = 5.0
 """A Job without a pod is looked at again: no event says why there is none."""
+_IDLE_SECONDS = 0.1
+"""Kopf keeps an object's last event, whole, for so long: with its five seconds, all objects of a list at once."""
 _SYNC_RETRY_SECONDS = 2.0
 _TIDY_SECONDS = 10.0
 """After a list of everything."""
@@ -108,6 +110,7 @@ class Operator:
         settings = kopf.OperatorSettings()
         settings.posting.enabled = False
         settings.scanning.disabled = True
+        settings.queueing.idle_timeout = _IDLE_SECONDS
         settings.watching.chunk_size = apiserver.PAGE
         settings.networking.request_timeout = apiserver.TIMEOUT_SECONDS
         for resource in apiserver.WATCHED:
