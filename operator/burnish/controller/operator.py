@@ -7,12 +7,14 @@ not the watches, wait for the lease: a standby knows everything when its turn co
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import ctypes
 import gc
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -68,12 +70,19 @@ class Operator:
 
     def _watch(self, registry: kopf.OperatorRegistry, resource: apiserver.Resource) -> None:
         loop = asyncio.get_running_loop()
+        arrived: collections.deque[Item] = collections.deque()
+
+        def take() -> None:
+            while arrived:
+                self._seen(arrived.popleft())
 
         @kopf.on.event(resource.group, resource.version, resource.plural, registry=registry, id=resource.kind)
         async def seen(event: Any, **_: Any) -> None:
             item = prepare(resource.kind, event["object"], is_deleted=event["type"] == "DELETED")  # here, so that no whole objects queue up
             if item is not None:
-                loop.call_soon_threadsafe(self._seen, item)
+                arrived.append(item)
+                if len(arrived) == 1:  # waking the other thread costs both of them more than an item does
+                    loop.call_soon_threadsafe(take)
 
     def _seen(self, item: Item) -> None:
         key = self.cluster.cache.put(item)
@@ -110,6 +119,7 @@ class Operator:
         settings = kopf.OperatorSettings()
         settings.posting.enabled = False
         settings.scanning.disabled = True
+        settings.persistence.diffbase_storage = _NoDiffs()
         settings.queueing.idle_timeout = _IDLE_SECONDS
         settings.watching.chunk_size = apiserver.PAGE
         settings.networking.request_timeout = apiserver.TIMEOUT_SECONDS
@@ -220,6 +230,21 @@ class Operator:
         """Why the process should be restarted; empty while it is well."""
         waits = self.queue.oldest_seconds
         return f"a resource has waited {waits:.0f} s for its reconcile" if self.is_leading and waits > STUCK_SECONDS else ""
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Kopf compares each object with what its handlers saw last, which none of ours asks for: two copies of it for every event."""
+
+    def build(self, *, body: kopf.Body, extra_fields: Iterable[Any] | None = None) -> kopf.BodyEssence:
+        """What is compared."""
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        """What was seen last."""
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        """Remember it."""
 
 
 def _tidy() -> None:
