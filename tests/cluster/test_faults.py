@@ -413,7 +413,7 @@ def test_image_that_can_not_be_pulled_is_told_while_it_waits(api: ControlPlane, 
 def test_no_node_is_told_in_the_schedulers_words_and_time_runs_out(api: ControlPlane, namespace: str) -> None:
     world = World(api, namespace)
     world.node.fates.clear()  # there is no node, and nobody plays one
-    world.model["spec"]["jobs"] = {"queueTimeout": "8s"}
+    world.model["spec"]["jobs"] = {"queueTimeout": "20s"}
     world.create()
     asyncio.run(world.run(until=lambda: _ready(world).get("reason") == "NoMatchingNode"))
     assert "no nodes available to schedule pods" in _ready(world)["message"]
