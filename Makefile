@@ -19,6 +19,10 @@ BIN := $(VENV)/bin
 UV := .tools/uv/bin/uv
 LOCKS := operator/burnish/toolchains/locks
 ARGS ?=
+MODELS = digits
+
+# The data of these two is not ours to commit: it is taken from packages, in an environment of its own.
+EXAMPLES := $(patsubst examples/%/make.py,%,$(wildcard examples/ocr/make.py examples/magika/make.py))
 
 # Who points pip at another index means uv too.
 ifdef PIP_INDEX_URL
@@ -37,8 +41,8 @@ help: ## List these targets
 
 install: $(VENV)/.installed ## Make .venv/bin/burnish from the hashed locks
 
-demo: install ## A real Kubernetes on this machine, Burnish in it, and a model from manifest to serving (needs root and Go)
-	@$(BIN)/python e2e/demo.py up
+demo: install $(patsubst %,examples/.work/%/.made,$(filter $(EXAMPLES),$(MODELS))) ## A real Kubernetes on this machine, Burnish in it, a model from manifest to serving (root, Go; MODELS="digits ocr magika": more)
+	@$(BIN)/python e2e/demo.py up --models $(MODELS)
 
 demo-down: install ## End the demo's cluster and remove every trace of it
 	@$(BIN)/python e2e/demo.py down
@@ -114,9 +118,6 @@ dev: $(VENV)/.dev ## What tests and checks need, in .venv
 
 toolchains: install ## The environments in which steps and the server run, in your cache directory
 	@$(BIN)/burnish toolchain install
-
-# The data of these two is not ours to commit: it is taken from packages, in an environment of its own.
-EXAMPLES := $(patsubst examples/%/make.py,%,$(wildcard examples/ocr/make.py examples/magika/make.py))
 
 examples: $(EXAMPLES:%=examples/.work/%/.made) ## Make the data of examples/ocr and examples/magika
 

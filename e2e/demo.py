@@ -20,7 +20,7 @@ from typing import Any
 
 from burnish.api.v1alpha1.optimized_model import OptimizedModel
 from burnish.cli.output import print_object
-from installation import CLUSTER, ROOT, Installation, Space, condition, is_ready, is_stalled, program, run, say
+from installation import CLUSTER, EXAMPLES, Installation, Space, condition, example_files, is_ready, is_stalled, program, run, say
 
 NAMESPACE = "models"
 FOLLOW_SECONDS, STALLED_LOOKS = 1800, 5
@@ -31,13 +31,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["up", "down"])
     parser.add_argument("--number", default="0", help="of the local cluster (see e2e/cluster/cluster --help)")
+    names = [path.stem for path in sorted(EXAMPLES.glob("*.yaml"))]
+    parser.add_argument("--models", nargs="+", choices=names, default=["digits"], help="examples to serve (default digits)")
     options = parser.parse_args()
     if options.command == "down":
         run(CLUSTER, "down", "--number", options.number)
         say("the cluster and all that ran in it are gone")
         return 0
     try:
-        return up(options.number)
+        return up(options.number, options.models)
     except subprocess.CalledProcessError as error:
         print(f"demo: `{shlex.join(map(str, error.cmd))}` failed with exit code {error.returncode}", file=sys.stderr)
         for stream in (error.stdout, error.stderr):
@@ -48,21 +50,27 @@ def main() -> int:
         return 130
 
 
-def up(number: str) -> int:
+def up(number: str, models: list[str]) -> int:
     """The whole way."""
     installation = Installation(number)
-    installation.start()
+    installation.start(models=models)
     space = installation.space(NAMESPACE)
-    installation.kubectl("apply", "-k", ROOT / "examples/cluster")
-    say("kubectl apply -k examples/cluster")
-    found = follow(space, "digits")
-    if found is None:
-        return 1
-    print()
-    print_object(found, "table")
-    ask(space, found)
+    for name in models:  # one after the other: they would measure each other
+        if name == "digits":
+            installation.kubectl("apply", "-k", EXAMPLES / "cluster")
+            say("kubectl apply -k examples/cluster")
+        else:
+            space.kubectl("apply", "-f", EXAMPLES / f"cluster/{name}.yaml")
+            say(f"kubectl apply --namespace {NAMESPACE} -f examples/cluster/{name}.yaml")
+        found = follow(space, name)
+        if found is None:
+            return 1
+        print()
+        print_object(found, "table")
+        ask(space, found)
+        print()
     tools = Path(program("kubectl")).parent
-    print(f"\nGo on by hand: export PATH={tools}:$PATH   (kubectl and helm; make demo-down removes everything)")
+    print(f"Go on by hand: export PATH={tools}:$PATH   (kubectl and helm; make demo-down removes everything)")
     print(f"export KUBECONFIG={installation.kubeconfig}")
     return 0
 
@@ -101,28 +109,32 @@ def step_of(target: dict[str, Any]) -> str:
 
 def ask(space: Space, model: OptimizedModel) -> None:
     """One real inference, through the Service."""
-    assert model.status is not None and model.status.url is not None  # it is ready
+    assert model.status is not None and model.status.url is not None and model.spec.datasets.evaluation is not None  # it is ready
     name = model.metadata.name
     base = f"http://{space.address(name)}:8000/v2/models/{name}"
-    (shape, values), label = first_sample(ROOT / "examples/digits/evaluation.npz")
-    tensor = fetch(base)["inputs"][0]["name"]
-    request = {"inputs": [{"name": tensor, "shape": [1, *shape], "datatype": "FP32", "data": values}]}
+    (shape, values), label = first_sample(example_files(name)[-1])
+    tensor = fetch(base)["inputs"][0]
+    request = {"inputs": [{"name": tensor["name"], "shape": [1, *shape], "datatype": tensor["datatype"], "data": values}]}
     started = time.monotonic()
     answer = fetch(f"{base}/infer", request)
     took = (time.monotonic() - started) * 1000
-    logits = next(o for o in answer["outputs"] if o["name"] == "logits")["data"]
-    found = max(range(len(logits)), key=logits.__getitem__)
-    print(f"POST {model.status.url}/v2/models/{name}/infer with the picture of a {label}: it is a {found} ({took:.1f} ms, through the Service)")
+    outputs = {output["name"]: output for output in answer["outputs"]}
+    output = outputs[model.spec.datasets.evaluation.output or next(iter(outputs))]
+    if label is None:
+        told = f"its first sample: {output['name']}, {' x '.join(map(str, output['shape']))} numbers"
+    else:
+        told = f"the picture of a {label}: it is a {max(range(len(output['data'])), key=output['data'].__getitem__)}"
+    print(f"POST {model.status.url}/v2/models/{name}/infer with {told} ({took:.1f} ms, through the Service)")
 
 
-def first_sample(path: Path) -> tuple[tuple[list[int], list[float]], int]:
+def first_sample(path: Path) -> tuple[tuple[list[int], list[float]], int | None]:
     """Shape and values of the first sample, and its label: an npz is a zip of .npy files (NumPy's NEP 1), and the demo needs no more of NumPy."""
     with zipfile.ZipFile(path) as archive:
         arrays = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
-    label = next(iter(read_npy(arrays.pop("label"))[1]))
+    label = read_npy(arrays.pop("label"))[1][0] if "label" in arrays else None
     shape, values = read_npy(next(iter(arrays.values())))
     count = len(values) // shape[0]
-    return (shape[1:], [float(v) for v in values[:count]]), int(label)
+    return (shape[1:], list(values[:count])), label
 
 
 def read_npy(content: bytes) -> tuple[list[int], array.array[Any]]:

@@ -7,13 +7,16 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from burnish.store import credentials, s3
 
 ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
 CLUSTER = ROOT / "e2e/cluster/cluster"
 SYSTEM = "burnish-system"
 S3_KEY, S3_SECRET = "demo", "demo-secret"  # of the local S3 server, which only this machine reaches
@@ -29,18 +32,19 @@ class Installation:
         self.endpoint = ""
         self.references: dict[str, str] = {}
 
-    def start(self, *flags: str, **values: object) -> None:
+    def start(self, *flags: str, models: Sequence[str] = ("digits",), **values: object) -> None:
         """All of it; what is there already takes seconds.
 
         Args:
             flags: of `cluster up`.
+            models: examples whose files are uploaded.
             values: of the chart, `__` for a dot.
         """
         run(CLUSTER, "up", "--number", self.number, *flags, prefix="cluster: ")
         say("cluster is up")
         self.images()
         self.endpoint = output(CLUSTER, "s3", "--number", self.number)
-        self.upload()
+        self.upload(*models)
         self.install(**values)
 
     def stop(self) -> None:
@@ -62,15 +66,16 @@ class Installation:
         """The S3 server, as an fsspec file system."""
         return s3.connect(credentials.Credentials(access_key=S3_KEY, secret_key=S3_SECRET, endpoint=self.endpoint, region="us-east-1"))
 
-    def upload(self) -> None:
-        """The example's model and data, into the S3 server."""
+    def upload(self, *models: str) -> None:
+        """Model and data of examples, into the S3 server."""
         files = self.files()
         for bucket in ("models", "burnish"):
             if not files.exists(bucket):
                 files.call_s3("create_bucket", Bucket=bucket)
-        for name in ("model.onnx", "calibration.npz", "evaluation.npz"):
-            files.put_file(str(ROOT / "examples/digits" / name), f"models/digits/{name}")
-        say(f"S3 server at {self.endpoint}: s3://models holds the example, s3://burnish is the store")
+        for model in models:
+            for path in example_files(model):
+                files.put_file(str(path), f"models/{model}/{path.name}")
+        say(f"S3 server at {self.endpoint}: s3://models holds {', '.join(models)}, s3://burnish is the store")
 
     def install(self, **values: object) -> None:
         """Both charts."""
@@ -172,6 +177,12 @@ class Space:
     def remove(self) -> None:
         """The namespace and all in it."""
         self.installation.kubectl("delete", "namespace", self.name, "--wait=true", "--timeout=120s")
+
+
+def example_files(name: str) -> list[Path]:
+    """Model and data of an example, as its manifest names them."""
+    spec = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())["spec"]
+    return [EXAMPLES / entry["uri"].removeprefix("file:") for entry in (spec["source"], *spec["datasets"].values())]
 
 
 def condition(model: Any, kind: str) -> dict[str, Any]:

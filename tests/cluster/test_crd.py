@@ -17,7 +17,8 @@ from burnish.api import crd, manifest, yaml_reader
 from burnish.errors import BurnishError
 
 GOLDEN = ROOT / "tests/golden/manifest"
-EXAMPLES = [*sorted((ROOT / "examples").glob("*.yaml")), ROOT / "examples/cluster/digits.yaml"]
+NAMES = [path.name for path in sorted((ROOT / "examples").glob("*.yaml"))]
+EXAMPLES = [ROOT / folder / name for folder in ("examples", "examples/cluster") for name in NAMES]
 SECRET = "hunter2"  # noqa: S105  # made up
 
 # Every field of the spec, each with a value that is not its default.

@@ -45,6 +45,23 @@ def test_manifest_is_valid_and_named_as_its_file(path: Path) -> None:
     assert model.spec.datasets.calibration is not None and model.spec.datasets.evaluation is not None
 
 
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_overlay_for_a_cluster_differs_only_in_where_the_files_are_and_in_reserved_cpu(path: Path) -> None:
+    local, overlay = yaml.safe_load(path.read_text()), yaml.safe_load((EXAMPLES / "cluster" / path.name).read_text())
+    spec = local["spec"]
+    for entry in (spec["source"], *spec["datasets"].values()):
+        entry["uri"] = f"s3://models/{path.stem}/{Path(entry['uri']).name}"  # where e2e/installation.py puts them
+    spec["source"]["secretRef"] = {"name": "models"}
+    spec["targets"][0]["resources"]["cpuRequest"] = "250m"
+    assert overlay == local
+    load_manifest(EXAMPLES / "cluster" / path.name)
+
+
+def test_there_is_an_overlay_of_every_example_and_of_nothing_else() -> None:
+    kinds = {path.name: yaml.safe_load(path.read_text())["kind"] for path in (EXAMPLES / "cluster").glob("*.yaml")}
+    assert {name for name, kind in kinds.items() if kind == "OptimizedModel"} == {path.name for path in MANIFESTS}
+
+
 @pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.parent.name)
 def test_requirements_are_hashed_and_name_no_index(path: Path) -> None:
     text = path.read_text()
