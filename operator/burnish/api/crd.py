@@ -43,9 +43,9 @@ _READY = '.status.conditions[?(@.type=="Ready")]'
 COLUMNS = (
     Column("Ready", f"{_READY}.status", description="Whether this generation's result is published."),
     Column("Phase", ".status.phase"),
-    Column("Speedup", ".status.targets[0].measurements[0].speedup.p50", description="Baseline p50 / candidate p50, first target and load point."),
-    Column("P99", ".status.targets[0].measurements[0].optimized.p99", description="Latency at the client, first target and load point."),
-    Column("Score", ".status.targets[0].score.value", description="On the evaluation data, first target."),
+    Column("Speedup", ".status.targets[0].artifact.speedup", description="Baseline p50 / p50 of what is published, first target and load point."),
+    Column("P99", ".status.targets[0].artifact.p99", description="Latency of what is published, at the client, first target and load point."),
+    Column("Score", ".status.targets[0].artifact.score", description="Of what is published, on the evaluation data, first target."),
     Column("Size", ".status.targets[0].artifact.size", description="Bytes of the loadable files, first target."),
     Column("Age", ".metadata.creationTimestamp", "date"),
     Column("Served", ".status.targets[0].artifact.served", wide=True, description="Candidate or Baseline, first target."),

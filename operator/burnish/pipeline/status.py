@@ -41,13 +41,14 @@ def target_status(
     """
     shown = decision.winner or _fastest(index, decision)
     judgement = decision.judgements.get(shown) if shown else None
+    measurements = _measurements(index, shown, judgement)
     return api.TargetStatus(
         name=name,
         state=decision.state,
         reason=decision.reason,
         message=decision.message[:MESSAGE_LENGTH],
         cache=api.Cache(artifact=plan.artifact, measurement=plan.measurement),
-        artifact=_artifact(build, decision, uri),
+        artifact=_artifact(build, decision, index.summary, measurements, uri),
         baseline=api.BaselineStatus(
             digest=build.baseline.digest,
             size=format_bytes(build.baseline.size_bytes),
@@ -57,7 +58,7 @@ def target_status(
         score=_score(index.summary, shown, judgement),
         export=_export(build),
         equivalence=_equivalence(index.summary, shown, judgement),
-        measurements=_measurements(index, shown, judgement),
+        measurements=measurements,
         candidates=[_candidate(c, index, decision.judgements.get(c.name), decision) for c in build.candidates],
         measured_on=api.MeasuredOn(
             node=index.environment.node, hardware_class=str(index.environment.hardware_class), triton=index.environment.triton
@@ -177,13 +178,18 @@ def _gate(verdicts: Sequence[Verdict], targets: Sequence[api.TargetStatus], reas
     return True, Reason.LimitsHeld, ""
 
 
-def _artifact(build: BuildRecord, decision: Decision, uri: str) -> api.ArtifactStatus | None:
+def _artifact(
+    build: BuildRecord, decision: Decision, summary: Summary, measurements: Sequence[api.MeasurementStatus], uri: str
+) -> api.ArtifactStatus | None:
     if decision.served is None:
         return None
     artifact: ArtifactRef | None = build.baseline
     if decision.winner:
         artifact = next(c.artifact for c in build.candidates if c.name == decision.winner)
     assert artifact is not None  # noqa: S101  # a winner was measured, so it was built
+    score = summary.candidates[decision.winner].score if decision.winner else None
+    first = measurements[0] if measurements else None
+    latency = first and (first.optimized if decision.winner else first.baseline)
     return api.ArtifactStatus(
         digest=artifact.digest,
         uri=f"{uri}@{artifact.digest}",
@@ -191,6 +197,9 @@ def _artifact(build: BuildRecord, decision: Decision, uri: str) -> api.ArtifactS
         stored_size=format_bytes(artifact.stored_bytes),
         served=decision.served,
         candidate=decision.winner,
+        score=_optional(score.candidate if score else None if decision.winner else summary.baseline_score),
+        p99=latency.p99 if latency else None,
+        speedup=first.speedup.p50 if first and first.speedup and decision.winner else None,
     )
 
 

@@ -269,6 +269,17 @@ def test_status_of_a_refused_target_shows_the_fastest_candidate_and_no_artifact(
     assert (found.score.drop, found.score.verdict) == ("0.05", "Refused")
 
 
+def test_artifact_has_the_figures_of_what_is_served() -> None:
+    """kubectl's columns show them: those of a refused candidate beside the size of the served baseline would say what is nowhere true."""
+    quicker = {"latencies": (LATENCY.model_copy(update={"p99": Estimate(estimate=7, low=6, high=8)}),)}
+    winner = target_status({"static": FASTER.model_copy(update=quicker), "worse": WORSE}, limits()).artifact
+    baseline = target_status({"worse": WORSE.model_copy(update=quicker)}, limits(onInfeasible="ServeBaseline"))
+    assert winner is not None and baseline.artifact is not None
+    assert (winner.score, winner.speedup, winner.p99) == ("0.98", "2.00", "7ms")
+    assert (baseline.artifact.score, baseline.artifact.speedup, baseline.artifact.p99) == ("0.98", None, "15ms")
+    assert baseline.score is not None and baseline.score.value == "0.93"
+
+
 def test_conditions_of_a_published_target() -> None:
     found = overall([target_status({"static": FASTER}, limits())])
     assert found.phase is Phase.Ready

@@ -122,6 +122,9 @@ class ArtifactStatus(ApiModel):
     stored_size: Quantity | None = Field(default=None, description="Bytes in the store, compressed.")
     served: Served = Field(description="Candidate or Baseline.")
     candidate: Text | None = Field(default=None, description="Which candidate it is.")
+    score: Decimal | None = Field(default=None, description="Its score on the evaluation data.")
+    p99: Text | None = Field(default=None, description="Its latency at the client, first load point.")
+    speedup: Text | None = Field(default=None, description="Baseline p50 / its p50, first load point; absent for the baseline.")
     shared_memory: Quantity | None = Field(default=None, description="Shared memory that one server of it needs for requests and answers.")
 
 
