@@ -19,7 +19,12 @@ BIN := $(VENV)/bin
 UV := .tools/uv/bin/uv
 LOCKS := operator/burnish/toolchains/locks
 ARGS ?=
+# make demo: only what the command line says; an environment's CONTEXT is nobody's intent.
 MODELS = digits
+CONTEXT =
+IMAGES =
+S3 =
+ON_CONTEXT = $(if $(CONTEXT),--context '$(CONTEXT)' --images '$(IMAGES)' --s3 '$(S3)')
 
 # The data of these two is not ours to commit: it is taken from packages, in an environment of its own.
 EXAMPLES := $(patsubst examples/%/make.py,%,$(wildcard examples/ocr/make.py examples/magika/make.py))
@@ -41,11 +46,11 @@ help: ## List these targets
 
 install: $(VENV)/.installed ## Make .venv/bin/burnish from the hashed locks
 
-demo: install $(patsubst %,examples/.work/%/.made,$(filter $(EXAMPLES),$(MODELS))) ## A real Kubernetes on this machine, Burnish in it, a model from manifest to serving (root, Go; MODELS="digits ocr magika": more)
-	@$(BIN)/python e2e/demo.py up --models $(MODELS)
+demo: install $(patsubst %,examples/.work/%/.made,$(filter $(EXAMPLES),$(MODELS))) ## A Kubernetes on this machine, Burnish in it, a model served (root, Go; MODELS="digits ocr magika": more; CONTEXT=name: on that cluster)
+	@$(BIN)/python e2e/demo.py up --models $(MODELS) $(ON_CONTEXT)
 
-demo-down: install ## End the demo's cluster and remove every trace of it
-	@$(BIN)/python e2e/demo.py down
+demo-down: install ## End the demo's cluster and remove every trace of it (CONTEXT=name: what the demo made there)
+	@$(BIN)/python e2e/demo.py down $(ON_CONTEXT)
 
 test: dev verify toolchains examples ## Every behaviour once: unit, golden, charts, a real apiserver, the pipeline, a real cluster, in this order
 	$(BIN)/pytest -m "not long" --durations=10 $(ARGS) tests/unit tests/golden

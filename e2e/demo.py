@@ -1,6 +1,6 @@
 """`make demo`: from nothing to a served model on a real Kubernetes, as a user would do it by hand; `make demo-down` takes all of it away.
 
-Everything happens in a cluster of its own on this machine; for an existing one see docs/install.md.
+Everything happens in a cluster of its own on this machine; only where a context is named, on that cluster (docs/install.md).
 """
 
 from __future__ import annotations
@@ -8,21 +8,20 @@ from __future__ import annotations
 import argparse
 import array
 import ast
-import json
+import functools
 import shlex
 import subprocess
 import sys
 import time
-import urllib.request
 import zipfile
 from pathlib import Path
 from typing import Any
 
 from burnish.api.v1alpha1.optimized_model import OptimizedModel
 from burnish.cli.output import print_object
-from installation import CLUSTER, EXAMPLES, Installation, Space, condition, example_files, is_ready, is_stalled, program, run, say
+from existing import DemoError, Existing
+from installation import EXAMPLES, Installation, Space, condition, example_files, is_ready, is_stalled, say
 
-NAMESPACE = "models"
 FOLLOW_SECONDS, STALLED_LOOKS = 1800, 5
 
 
@@ -33,13 +32,19 @@ def main() -> int:
     parser.add_argument("--number", default="0", help="of the local cluster (see e2e/cluster/cluster --help)")
     names = [path.stem for path in sorted(EXAMPLES.glob("*.yaml"))]
     parser.add_argument("--models", nargs="+", choices=names, default=["digits"], help="examples to serve (default digits)")
+    parser.add_argument("--context", help="of your kubeconfig: a cluster that is there already, with:")
+    parser.add_argument("--images", default="", help="registry/prefix of the images, as given to images/build --prefix")
+    parser.add_argument("--s3", default="", help="s3://bucket/prefix for the examples' files and the store; its keys in AWS_*")
     options = parser.parse_args()
-    if options.command == "down":
-        run(CLUSTER, "down", "--number", options.number)
-        say("the cluster and all that ran in it are gone")
-        return 0
     try:
-        return up(options.number, options.models)
+        installation = Existing(options.context, options.images, options.s3) if options.context else Installation(options.number)
+        if options.command == "down":
+            installation.stop()
+            return 0
+        return up(installation, options.models)
+    except DemoError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
     except subprocess.CalledProcessError as error:
         print(f"demo: `{shlex.join(map(str, error.cmd))}` failed with exit code {error.returncode}", file=sys.stderr)
         for stream in (error.stdout, error.stderr):
@@ -50,18 +55,12 @@ def main() -> int:
         return 130
 
 
-def up(number: str, models: list[str]) -> int:
+def up(installation: Installation, models: list[str]) -> int:
     """The whole way."""
-    installation = Installation(number)
     installation.start(models=models)
-    space = installation.space(NAMESPACE)
+    space = installation.space(installation.namespace)
     for name in models:  # one after the other: they would measure each other
-        if name == "digits":
-            installation.kubectl("apply", "-k", EXAMPLES / "cluster")
-            say("kubectl apply -k examples/cluster")
-        else:
-            space.kubectl("apply", "-f", EXAMPLES / f"cluster/{name}.yaml")
-            say(f"kubectl apply --namespace {NAMESPACE} -f examples/cluster/{name}.yaml")
+        installation.apply_example(space, name)
         found = follow(space, name)
         if found is None:
             return 1
@@ -69,9 +68,7 @@ def up(number: str, models: list[str]) -> int:
         print_object(found, "table")
         ask(space, found)
         print()
-    tools = Path(program("kubectl")).parent
-    print(f"Go on by hand: export PATH={tools}:$PATH   (kubectl and helm; make demo-down removes everything)")
-    print(f"export KUBECONFIG={installation.kubeconfig}")
+    print(installation.hint())
     return 0
 
 
@@ -95,7 +92,7 @@ def follow(space: Space, name: str) -> OptimizedModel | None:
             print(f"demo: {name} is stalled: {failure.get('reason')}: {failure.get('message')}", file=sys.stderr)
             return None
     why = condition(body, "Ready").get("message", "")
-    print(f"demo: {name} is not ready after {FOLLOW_SECONDS} s: {why}; see kubectl describe om -n {NAMESPACE} {name}", file=sys.stderr)
+    print(f"demo: {name} is not ready after {FOLLOW_SECONDS} s: {why}; see kubectl describe om -n {space.name} {name}", file=sys.stderr)
     return None
 
 
@@ -111,12 +108,13 @@ def ask(space: Space, model: OptimizedModel) -> None:
     """One real inference, through the Service."""
     assert model.status is not None and model.status.url is not None and model.spec.datasets.evaluation is not None  # it is ready
     name = model.metadata.name
-    base = f"http://{space.address(name)}:8000/v2/models/{name}"
+    call = functools.partial(space.installation.ask, space, name)
+    path = f"/v2/models/{name}"
     (shape, values), label = first_sample(example_files(name)[-1])
-    tensor = fetch(base)["inputs"][0]
+    tensor = call(path)["inputs"][0]
     request = {"inputs": [{"name": tensor["name"], "shape": [1, *shape], "datatype": tensor["datatype"], "data": values}]}
     started = time.monotonic()
-    answer = fetch(f"{base}/infer", request)
+    answer = call(f"{path}/infer", request)
     took = (time.monotonic() - started) * 1000
     outputs = {output["name"]: output for output in answer["outputs"]}
     output = outputs[model.spec.datasets.evaluation.output or next(iter(outputs))]
@@ -124,7 +122,7 @@ def ask(space: Space, model: OptimizedModel) -> None:
         told = f"its first sample: {output['name']}, {' x '.join(map(str, output['shape']))} numbers"
     else:
         told = f"the picture of a {label}: it is a {max(range(len(output['data'])), key=output['data'].__getitem__)}"
-    print(f"POST {model.status.url}/v2/models/{name}/infer with {told} ({took:.1f} ms, through the Service)")
+    print(f"POST {model.status.url}{path}/infer with {told} ({took:.1f} ms, {space.installation.way})")
 
 
 def first_sample(path: Path) -> tuple[tuple[list[int], list[float]], int | None]:
@@ -143,15 +141,6 @@ def read_npy(content: bytes) -> tuple[list[int], array.array[Any]]:
     header = ast.literal_eval(content[10 : 10 + length].decode())
     code = {"<f4": "f", "<f8": "d", "<i4": "i", "<i8": "q", "|u1": "B"}[header["descr"]]
     return list(header["shape"]), array.array(code, content[10 + length :])
-
-
-def fetch(url: str, body: object = None) -> Any:
-    """GET, or POST with JSON; never through a proxy."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    data = json.dumps(body).encode() if body is not None else None
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with opener.open(request, timeout=30) as response:
-        return json.load(response)
 
 
 if __name__ == "__main__":

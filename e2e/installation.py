@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
-from burnish.store import credentials, s3
+from burnish.store import s3
+from burnish.store.credentials import Credentials
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 CLUSTER = ROOT / "e2e/cluster/cluster"
-SYSTEM = "burnish-system"
-S3_KEY, S3_SECRET = "demo", "demo-secret"  # of the local S3 server, which only this machine reaches
 START = time.monotonic()
 
 
 class Installation:
     """The cluster, its S3 server, and Burnish."""
 
+    namespace = "models"
+    """That of the demo's models; examples/cluster names it."""
+    way = "through the Service"
+
     def __init__(self, number: str) -> None:
         self.number = number
         self.kubeconfig = output(CLUSTER, "kubeconfig", "--number", number)
-        self.endpoint = ""
+        self.system, self.labels = "burnish-system", dict[str, str]()
+        self.credentials = Credentials(access_key="demo", secret_key="demo-secret", region="us-east-1")  # only this machine reaches it
+        self.sources, self.store = "s3://models", "s3://burnish/demo"
         self.references: dict[str, str] = {}
 
     def start(self, *flags: str, models: Sequence[str] = ("digits",), **values: object) -> None:
@@ -43,13 +51,18 @@ class Installation:
         run(CLUSTER, "up", "--number", self.number, *flags, prefix="cluster: ")
         say("cluster is up")
         self.images()
-        self.endpoint = output(CLUSTER, "s3", "--number", self.number)
+        self.credentials = dataclasses.replace(self.credentials, endpoint=output(CLUSTER, "s3", "--number", self.number))
+        files = self.files()
+        for bucket in ("models", "burnish"):
+            if not files.exists(bucket):
+                files.call_s3("create_bucket", Bucket=bucket)
         self.upload(*models)
         self.install(**values)
 
     def stop(self) -> None:
         """No trace is left."""
         run(CLUSTER, "down", "--number", self.number)
+        say("the cluster and all that ran in it are gone")
 
     def images(self) -> None:
         """Build what has changed, and bring it to the node."""
@@ -64,44 +77,69 @@ class Installation:
 
     def files(self) -> Any:
         """The S3 server, as an fsspec file system."""
-        return s3.connect(credentials.Credentials(access_key=S3_KEY, secret_key=S3_SECRET, endpoint=self.endpoint, region="us-east-1"))
+        return s3.connect(self.credentials)
 
     def upload(self, *models: str) -> None:
         """Model and data of examples, into the S3 server."""
         files = self.files()
-        for bucket in ("models", "burnish"):
-            if not files.exists(bucket):
-                files.call_s3("create_bucket", Bucket=bucket)
         for model in models:
             for path in example_files(model):
-                files.put_file(str(path), f"models/{model}/{path.name}")
-        say(f"S3 server at {self.endpoint}: s3://models holds {', '.join(models)}, s3://burnish is the store")
+                files.put_file(str(path), f"{self.sources}/{model}/{path.name}")
+        say(f"S3 server at {self.credentials.endpoint or 'Amazon'}: {self.sources} holds {', '.join(models)}, {self.store} is the store")
 
     def install(self, **values: object) -> None:
         """Both charts."""
+        endpoint = urlsplit(self.credentials.endpoint)
         chosen = {
             "images.burnish": self.references["burnish"],
             "images.optimizers.onnx": self.references["optimizer-onnx"],
             "images.triton": self.references["triton"],
-            "store.uri": "s3://burnish/demo",
-            "store.egressPorts": f"{{{self.endpoint.rsplit(':', 1)[1]}}}",
+            "store.uri": self.store,
+            "store.egressPorts": f"{{{endpoint.port or (80 if endpoint.scheme == 'http' else 443)}}}",
             **{name.replace("__", "."): value for name, value in values.items()},
         }
         sets = [part for name, value in chosen.items() for part in ("--set", f"{name}={value}")]
-        namespace = ["--namespace", SYSTEM, "--create-namespace"]
-        self.helm("upgrade", "--install", "burnish-crds", ROOT / "charts/burnish-crds", *namespace)
-        self.kubectl("label", "--overwrite", "namespace", SYSTEM, "pod-security.kubernetes.io/enforce=restricted")
-        self.helm("upgrade", "--install", "burnish", ROOT / "charts/burnish", *namespace, "--wait", "--timeout", "3m", *sets)
+        self.make_namespace(self.system)
+        self.helm("upgrade", "--install", "burnish-crds", ROOT / "charts/burnish-crds", "--namespace", self.system)
+        self.helm("upgrade", "--install", "burnish", ROOT / "charts/burnish", "--namespace", self.system, "--wait", "--timeout", "3m", *sets)
         say("Burnish is installed (helm: burnish-crds, burnish)")
 
-    def space(self, name: str, **secrets: str) -> Space:
-        """A Restricted namespace with the two Secrets."""
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    def make_namespace(self, name: str) -> None:
+        """A Restricted one."""
+        labels = {"pod-security.kubernetes.io/enforce": "restricted", **self.labels}
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+
+    def space(self, name: str) -> Space:
+        """A Restricted namespace with the two Secrets."""
+        self.make_namespace(name)
         made = Space(self, name)
         for secret in ("burnish-store", "models"):
             made.secret(secret)
         return made
+
+    def apply_example(self, space: Space, name: str) -> None:
+        """As a user would."""
+        if name == "digits":
+            self.kubectl("apply", "-k", EXAMPLES / "cluster")
+            say("kubectl apply -k examples/cluster")
+        else:
+            space.kubectl("apply", "-f", EXAMPLES / f"cluster/{name}.yaml")
+            say(f"kubectl apply --namespace {space.name} -f examples/cluster/{name}.yaml")
+
+    def ask(self, space: Space, service: str, path: str, body: object = None) -> Any:
+        """GET from a Service's HTTP port, or POST with JSON; never through a proxy."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(f"http://{space.address(service)}:8000{path}", data, {"Content-Type": "application/json"})
+        with opener.open(request, timeout=30) as response:
+            return json.load(response)
+
+    def hint(self) -> str:
+        """How to go on by hand."""
+        tools = Path(program("kubectl")).parent
+        return (
+            f"Go on by hand: export PATH={tools}:$PATH   (kubectl and helm; make demo-down removes everything)\nexport KUBECONFIG={self.kubeconfig}"
+        )
 
     def apply(self, *objects: dict[str, Any]) -> None:
         """kubectl apply, server-side."""
@@ -125,13 +163,16 @@ class Space:
 
     def secret(self, name: str) -> None:
         """The S3 server's keys."""
+        found = self.installation.credentials
         keys = {
-            "AWS_ACCESS_KEY_ID": S3_KEY,
-            "AWS_SECRET_ACCESS_KEY": S3_SECRET,
-            "AWS_ENDPOINT_URL": self.installation.endpoint,
-            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": found.access_key,
+            "AWS_SECRET_ACCESS_KEY": found.secret_key,
+            "AWS_SESSION_TOKEN": found.session_token,
+            "AWS_ENDPOINT_URL": found.endpoint,
+            "AWS_REGION": found.region,
         }
-        self.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": keys})
+        given = {key: value for key, value in keys.items() if value}
+        self.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": given})
 
     def apply(self, *objects: dict[str, Any]) -> None:
         """Apply in this namespace."""

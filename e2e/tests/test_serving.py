@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from burnish.store import credentials
 from burnish.store.store import open_store
-from installation import ROOT, S3_KEY, S3_SECRET, Installation, Space, condition, is_ready, is_stalled
+from installation import ROOT, Installation, Space, condition, is_ready, is_stalled
 from traffic import Traffic, infer, read
 
 DIGITS = yaml.safe_load((ROOT / "examples/cluster/digits.yaml").read_text())
@@ -199,8 +198,7 @@ def test_deleted_model_leaves_nothing(space: Space) -> None:
 
 
 def test_sweep_of_the_chart_frees_the_store(space: Space, installation: Installation) -> None:
-    keys = credentials.Credentials(access_key=S3_KEY, secret_key=S3_SECRET, endpoint=installation.endpoint, region="us-east-1")
-    store = open_store("s3://burnish/demo", cluster="default", namespace=space.name, access=keys)
+    store = open_store(installation.store, cluster="default", namespace=space.name, access=installation.credentials)
     garbage, young = store.put_blob(b"garbage"), store.put_blob(b"young")
     then = time.time() - 8 * 24 * 3600
     folder = Path(installation.kubeconfig).parent / "s3/data"  # the S3 server's files carry the objects' times
@@ -227,7 +225,7 @@ def test_sweep_of_the_chart_frees_the_store(space: Space, installation: Installa
 )
 def test_bad_source_is_told_on_the_object(installation: Installation, served: Space, change: dict[str, Any], reason: str, words: str) -> None:
     space = installation.space("bad-sources")
-    change["source"]["uri"] = change["source"]["uri"].replace("PRIVATE", installation.endpoint.removeprefix("http://"))
+    change["source"]["uri"] = change["source"]["uri"].replace("PRIVATE", installation.credentials.endpoint.removeprefix("http://"))
     space.apply(digits(reason.lower(), **change))
     found = space.wait(reason.lower(), is_stalled, 120)
     failure = found["status"]["lastFailure"]
