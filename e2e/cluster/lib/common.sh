@@ -63,22 +63,34 @@ load_images() {
   done
 }
 
-S3_URL=http://$HOST_IP:7070
-
 # versitygw on the host's end of the veth pair, with the daemons of the cluster, so that `down` ends it. Its keys are for this machine only.
-start_s3() {
-  local pid
-  mkdir -p "$DIR/s3/data" "$DIR/s3/meta"
-  pid=$(cat "$DIR/run/versitygw.pid" 2>/dev/null || echo 0)
+start_s3() { # NAME PORT
+  local pid url=http://$HOST_IP:$2
+  mkdir -p "$DIR/$1/data" "$DIR/$1/meta"
+  pid=$(cat "$DIR/run/$1.pid" 2>/dev/null || echo 0)
   if ! ours "$pid"; then
     ROOT_ACCESS_KEY=demo ROOT_SECRET_KEY=demo-secret setsid sh -c 'echo $$ > "$1"; echo $$ > "$2"; shift 2; exec "$@"' \
-      sh "$DIR/run/versitygw.pid" "$PROCS/$KC-sys/cgroup.procs" \
-      "$BIN/versitygw" --port "$HOST_IP:7070" --quiet posix --sidecar "$DIR/s3/meta" "$DIR/s3/data" >>"$DIR/log/versitygw.log" 2>&1 </dev/null &
+      sh "$DIR/run/$1.pid" "$PROCS/$KC-sys/cgroup.procs" \
+      "$BIN/versitygw" --port "$HOST_IP:$2" --quiet posix --sidecar "$DIR/$1/meta" "$DIR/$1/data" >>"$DIR/log/$1.log" 2>&1 </dev/null &
   fi
   for _ in $(seq 100); do
-    if curl -s --noproxy '*' -o /dev/null "$S3_URL/"; then echo "$S3_URL"; return; fi
+    if curl -s --noproxy '*' -o /dev/null "$url/"; then echo "$url"; return; fi
     sleep 0.1
   done
-  echo "cluster: the S3 server does not answer (see $DIR/log/versitygw.log)" >&2
+  echo "cluster: the S3 server does not answer (see $DIR/log/$1.log)" >&2
   return 1
+}
+
+# Another one, empty, whose data is on a file system of this size.
+start_small_s3() { # SIZE
+  local pid
+  pid=$(cat "$DIR/run/s3-small.pid" 2>/dev/null || echo 0)
+  if ours "$pid"; then
+    kill "$pid"
+    while ours "$pid"; do sleep 0.05; done
+  fi
+  if mountpoint -q "$DIR/s3-small"; then umount "$DIR/s3-small"; fi
+  mkdir -p "$DIR/s3-small"
+  mount -t tmpfs -o "size=$1" burnish-s3-small "$DIR/s3-small"
+  start_s3 s3-small 7071
 }

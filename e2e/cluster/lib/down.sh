@@ -34,7 +34,7 @@ for c in $(cgroups); do find "$c/$KC" -depth -type d -exec rmdir {} \; 2>/dev/nu
 rmdir "$PROCS/$KC-sys" 2>/dev/null
 grep -ls "$DIR/" /var/lib/cni/results/* 2>/dev/null | xargs -r rm -f   # what the CNI library remembers of our pods
 # what the kubelet set, once no cluster needs it
-if [ -f "$SYSCTL" ] && ! compgen -G "$PROCS/kc[0-9]-sys" >/dev/null; then sysctl -qp "$SYSCTL"; rm -f "$SYSCTL"; fi
+if [ -f "$SYSCTL" ] && ! compgen -G "$PROCS/kc[0-9]*-sys" >/dev/null; then sysctl -qp "$SYSCTL"; rm -f "$SYSCTL"; fi
 find /var/log/containers -type l -lname "$DIR/*" -delete 2>/dev/null
 rm -rf "$DIR/run" "$DIR/ipam"
 [ -n "${KEEP:-}" ] || rm -rf "$DIR"
