@@ -54,6 +54,10 @@ class ControlPlane:
         self._kubectl = program("kubectl")
         self._connect()
 
+    def start(self) -> None:
+        """Start what of it isn't running; returns when it answers."""
+        _output(CLUSTER, "up", "--number", self.number, "--control-plane-only")
+
     def kubectl(self, *arguments: object, text: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run kubectl; `text` goes to its standard input."""
         command = [self._kubectl, *(str(argument) for argument in arguments)]
@@ -65,7 +69,7 @@ class ControlPlane:
         """One call, as the cluster's admin."""
         headers = {"Accept": "application/json", "Content-Type": content_type}
         path += f"?{urlencode(query)}" if query else ""
-        connection = http.client.HTTPSConnection(self._host, self._port, timeout=30, context=self._tls)
+        connection = http.client.HTTPSConnection(self._host, self._port, timeout=30, context=self.tls)
         with contextlib.closing(connection):
             connection.request(method, path, json.dumps(body) if body is not None else None, headers)
             response = connection.getresponse()
@@ -111,11 +115,11 @@ class ControlPlane:
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         address = urlsplit(cluster["server"])
         self._host, self._port = str(address.hostname), address.port
-        self._tls = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
+        self.tls = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
         with tempfile.NamedTemporaryFile() as file:
             file.write(base64.b64decode(user["client-certificate-data"]) + b"\n" + base64.b64decode(user["client-key-data"]))
             file.flush()
-            self._tls.load_cert_chain(file.name)
+            self.tls.load_cert_chain(file.name)
 
 
 @contextlib.contextmanager

@@ -6,166 +6,18 @@ The oracle of each is the run without the fault: the same end, and the same writ
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
-import os
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-import yaml
-from control_plane import MERGE, ROOT, ControlPlane
+from control_plane import MERGE, ControlPlane
 from node import Node, failed
+from one_model import WRITES, World, comparable, settings
 
 from burnish import names
 from burnish.api import manifest
 from burnish.controller import apiserver
-from burnish.controller.apiserver import ApiError, ApiServer
-from burnish.controller.operator import Operator
-from burnish.manifests.settings import Settings
 from burnish.reconcile import runs
-
-MODEL = yaml.safe_load((ROOT / "examples/cluster/digits.yaml").read_text())
-SETTLE_SECONDS = 60
-WRITES = ("POST", "PATCH", "DELETE")
-
-
-def settings(namespace: str, **changes: Any) -> Settings:
-    return Settings.model_validate(
-        {
-            "images": {"burnish": "b:1", "optimizers": {"onnx": "o:1"}, "triton": "t:1"},
-            "store": {"uri": "s3://b/x"},
-            "watchNamespaces": [namespace],
-            "leaseNamespace": namespace,
-            "drain": "1s",
-            "resync": "200ms",  # lists instead of watches: what a fault does must not depend on when an event comes
-            **changes,
-        }
-    )
-
-
-class Killed(BaseException):
-    """The process is gone."""
-
-
-class Recorder(ApiServer):
-    """An apiserver connection that keeps what was written, and dies when it is told to."""
-
-    def __init__(self, inner: ApiServer, *, dies_after: int | None, fails: Callable[[str], bool] | None) -> None:
-        self._inner, self._left, self._fails = inner, dies_after, fails
-        self.written: list[tuple[str, str]] = []
-
-    async def request(self, method: str, path: str, **facts: Any) -> dict[str, Any]:
-        if self._fails is not None and self._fails(method):
-            raise ApiError(409, "Conflict", "the object has been modified")
-        answer = await self._inner.request(method, path, **facts)
-        if method in WRITES and "/events" not in path:
-            name = f"{path}/{facts['body']['metadata']['name']}" if method == "POST" else path
-            self.written.append((method, name))
-            if self._left is not None:
-                self._left -= 1
-                if self._left == 0:
-                    raise Killed
-        return answer
-
-
-@contextlib.asynccontextmanager
-async def connected(api: ControlPlane) -> AsyncIterator[ApiServer]:
-    os.environ["KUBECONFIG"] = str(api.kubeconfig)
-    async with apiserver.connect() as found:
-        yield found
-
-
-class World:
-    """One model in one namespace, its node, and operators that come and go."""
-
-    def __init__(self, api: ControlPlane, namespace: str) -> None:
-        self.api, self.namespace = api, namespace
-        self.node = Node(api, namespace)
-        self.model = copy.deepcopy(MODEL)
-        self.model["metadata"] = {"name": "digits", "namespace": namespace}
-
-    def create(self) -> None:
-        assert self.api.create_model(self.namespace, self.model).status == 201
-
-    def edit(self) -> None:
-        """A limit that makes another run, and another artifact."""
-        answer = self.api.request("PATCH", self.path(), {"spec": {"constraints": {"maxSlowdownPercent": 7}}}, content_type=MERGE)
-        assert answer.status == 200, answer.message
-
-    def delete(self) -> None:
-        self.api.request("DELETE", self.path())
-
-    def path(self) -> str:
-        return self.api.models(self.namespace, "digits")
-
-    def seen(self) -> dict[str, Any]:
-        return self.api.request("GET", self.path()).body
-
-    def children(self) -> dict[str, list[str]]:
-        """Names, by kind."""
-        selector = names.MANAGED_SELECTOR
-        found = {}
-        for resource in (apiserver.JOB, apiserver.DEPLOYMENT, apiserver.SERVICE):
-            answer = self.api.request("GET", resource.path(self.namespace), labelSelector=selector)
-            found[resource.kind] = sorted(o["metadata"]["name"] for o in answer.body["items"])
-        return found
-
-    def is_settled(self) -> bool:
-        """Ready for its newest generation, or gone with all that was its own."""
-        body = self.seen()
-        if body.get("kind") == "Status":
-            return not any(self.children().values())
-        status = body.get("status", {})
-        conditions = {c["type"]: c["status"] for c in status.get("conditions", ())}
-        is_current = status.get("observedGeneration") == body["metadata"]["generation"]
-        return is_current and conditions.get("Ready") == "True" and conditions.get("RolloutComplete") == "True"
-
-    async def run(
-        self, *, dies_after: int | None = None, fails: Callable[[str], bool] | None = None, until: Callable[[], bool] | None = None, **changes: Any
-    ) -> list[tuple[str, str]]:
-        """Run an operator until all is settled, or it is killed. Returns what it wrote."""
-        async with connected(self.api) as connection:
-            recorder = Recorder(connection, dies_after=dies_after, fails=fails)
-            operator = Operator(recorder, settings(self.namespace, **changes))
-            working = asyncio.ensure_future(operator.work())
-            try:
-                await self._settle(working, until or self.is_settled)
-            finally:
-                working.cancel()
-                with contextlib.suppress(BaseException):
-                    await working
-            return recorder.written
-
-    async def _settle(self, working: asyncio.Future[None], is_over: Callable[[], bool]) -> None:
-        end = asyncio.get_running_loop().time() + SETTLE_SECONDS
-        calm = 0
-        while calm < 3:
-            assert asyncio.get_running_loop().time() < end, f"not settled: {self.seen().get('status')} {self.children()}"
-            await asyncio.to_thread(self.node.step)
-            if working.done():
-                return
-            calm = calm + 1 if await asyncio.to_thread(is_over) else 0
-            await asyncio.sleep(0.1)
-
-    def end(self) -> dict[str, Any]:
-        """What it came to, without times and identities."""
-        status = self.seen().get("status", {})
-        for condition in status.get("conditions", ()):
-            condition.pop("lastTransitionTime")
-        return {"status": status, "children": self.children()}
-
-
-def _relative(written: list[tuple[str, str]], world: World) -> list[tuple[str, str]]:
-    """Writes without what is particular to one resource: its namespace, and hashes that hold its uid."""
-    jobs = {name: f"job-{index}" for index, name in enumerate(dict.fromkeys(n for _, n in written if "/jobs/" in n))}
-    revisions = {name: f"deployment-{index}" for index, name in enumerate(dict.fromkeys(n for _, n in written if "/deployments/" in n))}
-    return [(method, jobs.get(name) or revisions.get(name) or name.replace(world.namespace, "NS")) for method, name in written]
-
-
-def _children_only(written: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Progress in the status depends on when one looks."""
-    return sorted(w for w in written if not w[1].endswith("/status"))
 
 
 def _scenario(action: str, world: World) -> None:
@@ -180,7 +32,7 @@ def _count(api: ControlPlane, namespace: str, action: str) -> tuple[list[tuple[s
     world = World(api, namespace)
     _scenario(action, world)
     written = asyncio.run(world.run())
-    return _children_only(_relative(written, world)), {k: len(v) for k, v in world.end()["children"].items()}
+    return comparable(written, world), world.outline()
 
 
 def _killed_at(api: ControlPlane, action: str, number: int, expected: tuple[list[tuple[str, str]], dict[str, Any]]) -> bool:
@@ -193,8 +45,8 @@ def _killed_at(api: ControlPlane, action: str, number: int, expected: tuple[list
         if len(before) < number:
             return False
         after = asyncio.run(world.run())
-        assert _children_only(_relative(before + after, world)) == expected[0], f"killed after write {number} of {action}: {before} | {after}"
-        assert {k: len(v) for k, v in world.end()["children"].items()} == expected[1]
+        assert comparable(before + after, world) == expected[0], f"killed after write {number} of {action}: {before} | {after}"
+        assert world.outline() == expected[1]
         assert world.seen().get("kind") == "Status" or world.is_settled()
         return True
     finally:

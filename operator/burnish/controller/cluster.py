@@ -209,12 +209,20 @@ class Cluster:
         try:
             answer = await self._api.apply_status(apiserver.MODEL, seen.key.namespace, seen.key.name, written)
         except ApiError as error:
-            if error.status in (404, 409):  # gone, or another of its name: the watch tells
+            if error.status in (404, 409) and await self._is_gone(seen):
                 return
             raise
         self.cache.seen(names.KIND, answer)
         for event in plan.events:
             self._events.put_nowait((seen.key, seen.uid, event))
+
+    async def _is_gone(self, seen: Observed) -> bool:
+        """Whether the resource went, or another has its name; forgotten then, because a watch may have lost the end of it."""
+        there = await self._api.get(apiserver.MODEL, seen.key.namespace, seen.key.name)
+        if there is not None and there["metadata"]["uid"] == seen.uid:
+            return False
+        self.cache.forget(names.KIND, seen.key, seen.key.name, seen.uid)
+        return True
 
     async def post_events(self) -> None:
         """Post events until cancelled: one after the other and at a pace, so that a storm of them never holds up a reconcile."""
