@@ -1,0 +1,102 @@
+"""What lowering has in common on every CPU runtime: which requests can't be met, which nodes are named, how they are told. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from burnish.errors import BurnishError, Reason
+from burnish.plugins import base
+from burnish.plugins.passes.quantize import Mode, Precision, Quantize, QuantizeConfig
+
+ENDS_WORTHWHILE = 3
+"""Weighted nodes below which nothing would be left between the first and the last."""
+NEEDS_CALIBRATION = "static quantization needs calibration data; set spec.datasets.calibration"
+_NON_SATURATING = frozenset({"AVX512-VNNI", "AVX-VNNI", "AMX"})
+
+
+def the_quantize(passes: Sequence[base.PassRequest], graph: base.GraphFacts, found: base.Objection | None) -> QuantizeConfig:
+    """The options of the one Quantize pass, checked against the graph.
+
+    Args:
+        passes: of the target; not empty.
+        graph: what is quantized.
+        found: the runtime's objection to `passes`.
+
+    Raises:
+        BurnishError: the objection; PassNotApplicable for excluded nodes that the graph doesn't have.
+    """
+    if found is not None:
+        field = f"spec.passes[{found.position}]"
+        raise BurnishError(found.reason, found.message, field=f"{field}.{found.field}" if found.field else field)
+    config = passes[0].config
+    assert isinstance(config, QuantizeConfig)  # noqa: S101  # else there was an objection
+    _check_excluded(config, graph)
+    return config
+
+
+def objection(runtime: str, passes: Sequence[base.PassRequest], *, has_calibration: bool) -> base.Objection | None:
+    """What of a list of passes can't be met whatever the graph is; see `Runtime.objection`."""
+    for position, entry in enumerate(passes):
+        if entry.name != Quantize.name or not isinstance(entry.config, QuantizeConfig):
+            return base.Objection(Reason.PassNotApplicable, f"{runtime} does not offer the pass {entry.name}; remove it", position)
+        if position:
+            why = "is a second Quantize, and a quantized graph is not quantized again; keep one entry (mode: Auto tries several ways)"
+            return base.Objection(Reason.PassNotApplicable, why, position)
+        if entry.config.precision is Precision.INT8 and entry.config.mode is Mode.Static and not has_calibration:
+            why = "Static fixes activation scales from data and there is none; set spec.datasets.calibration, or use mode: Auto or Dynamic"
+            return base.Objection(Reason.CalibrationMissing, why, position, "quantize.mode")
+    return None
+
+
+def saturates(hardware: base.HardwareClass) -> bool:
+    """True where 8-bit products overflow: AVX2's VPMADDUBSW adds two u8 x s8 products in 16 bits with saturation, so weights get 7 bits."""
+    return hardware.architecture == "x86-64" and not _NON_SATURATING & set(hardware.isa)
+
+
+def note(hardware: base.HardwareClass) -> str:
+    """The end of a summary, where the hardware decided something."""
+    return "; 7-bit weights, as this CPU has no VNNI and its 16-bit sums saturate" if saturates(hardware) else ""
+
+
+def count(graph: base.GraphFacts, ops: Sequence[str]) -> int:
+    """Nodes of these types with a constant weight."""
+    return sum(graph.weighted_ops.get(op, 0) for op in ops)
+
+
+def nothing_for(ops: Sequence[str]) -> str:
+    """Why a scheme for these types is of no use."""
+    return f"the graph has no {', '.join(ops[:-1])} or {ops[-1]} with a constant floating-point weight"
+
+
+def not_applicable(what: str, why: str) -> BurnishError:
+    """An explicit request that finds nothing to do."""
+    return BurnishError(
+        Reason.PassNotApplicable, f"Quantize {what} finds nothing to do: {why}; use mode: Auto, or remove the pass", field="spec.passes[0]"
+    )
+
+
+def skipped_ends(static_nodes: int, ops: Sequence[str], *, has_calibration: bool) -> base.Skipped | None:
+    """Why there is no candidate `static-ends`; None where there should be one."""
+    if has_calibration and static_nodes >= ENDS_WORTHWHILE:
+        return None
+    why = NEEDS_CALIBRATION if static_nodes else nothing_for(ops)
+    few = f"only {static_nodes} node(s) with a constant weight, so nothing would be left between the first and the last"
+    return base.Skipped("static-ends", few if has_calibration and static_nodes else why)
+
+
+def _check_excluded(config: QuantizeConfig, graph: base.GraphFacts) -> None:
+    unknown = [name for name in config.excluded_nodes if name not in graph.node_names]
+    if not unknown:
+        return
+    hints = {name: difflib.get_close_matches(name, graph.node_names, n=3, cutoff=0.4) for name in unknown}
+    told = "; ".join(f"{name!r}" + (f" (close: {', '.join(close)})" if close else "") for name, close in hints.items())
+    raise BurnishError(
+        Reason.PassNotApplicable,
+        f"excludedNodes names nodes that no pass would touch: {told}; the graph's weighted nodes are: {_sample(graph.node_names)}",
+        field="spec.passes[0].quantize.excludedNodes",
+    )
+
+
+def _sample(names: Sequence[str], limit: int = 8) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "") if names else "none"
