@@ -142,7 +142,7 @@ COMPILE = $(UV) pip compile --quiet --universal --fork-strategy fewest --python-
 lock: $(UV) ## Compile the hashed locks again (UPGRADE=--upgrade: to the newest versions)
 	$(COMPILE) pyproject.toml --extra controller --extra s3 --extra onnx --extra dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra controller --extra s3 -c requirements/dev.txt -o requirements/burnish.txt
-	$(COMPILE) pyproject.toml --extra onnx -c requirements/dev.txt -o $(LOCKS)/onnx.txt
+	$(COMPILE) pyproject.toml --extra onnx --extra openvino --excludes $(LOCKS)/onnx-excludes.txt -c requirements/dev.txt -o $(LOCKS)/onnx.txt
 	$(COMPILE) $(LOCKS)/triton.in --excludes $(LOCKS)/triton-excludes.txt -o $(LOCKS)/triton.txt
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) requirements/build.in -o requirements/build.txt

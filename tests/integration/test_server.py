@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def value(name: str, kind: int, shape: list) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
 
 
-def write_artifact(directory: Path, nodes, inputs, outputs, initializers=(), model_file: str = "model.onnx") -> Path:
+def write_artifact(directory: Path, nodes, inputs, outputs, initializers=(), model_file: str = "model.onnx", backend: str = "onnxruntime") -> Path:
     """An artifact directory with an ONNX model, as `build` leaves it."""
     model = helper.make_model(
         helper.make_graph(list(nodes), "g", list(inputs), list(outputs), list(initializers)),
@@ -71,7 +72,7 @@ def write_artifact(directory: Path, nodes, inputs, outputs, initializers=(), mod
         name="baseline",
         summary="",
         runtime="ONNXRuntime",
-        backend="onnxruntime",
+        backend=backend,
         model_file=model_file,
         signature=signature,
         inputs=tuple(ResolvedInput(name=t.name, data_type=t.data_type, shape=t.shape) for t in signature.inputs),
@@ -140,42 +141,49 @@ def wait_until(condition, timeout_s: float = 15.0) -> bool:
     return True
 
 
-def test_server_answers_with_every_kind_of_tensor(python, tmp_path):
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_server_answers_with_every_kind_of_tensor(python, tmp_path, backend):
+    """OpenVINO reads ONNX as well, so nothing has to be converted for this."""
     models = {
-        "batched": relu(tmp_path / "a"),
-        "other-file": relu(tmp_path / "b", model_file="net.onnx"),
+        "batched": relu(tmp_path / "a", backend=backend),
+        "other-file": relu(tmp_path / "b", model_file="net.onnx", backend=backend),
         "half": write_artifact(
             tmp_path / "c",
             [helper.make_node("Neg", ["x"], ["y"])],
             [value("x", TensorProto.FLOAT16, ["n", 2])],
             [value("y", TensorProto.FLOAT16, ["n", 2])],
-        ),
-        "strings": write_artifact(
-            tmp_path / "d",
-            [helper.make_node("StringConcat", ["x", "x"], ["y"])],
-            [value("x", TensorProto.STRING, ["n"])],
-            [value("y", TensorProto.STRING, ["n"])],
+            backend=backend,
         ),
         "scalars": write_artifact(
             tmp_path / "e",
             [helper.make_node("Mul", ["x", "scale"], ["z"]), helper.make_node("ReduceSum", ["z"], ["y"], keepdims=0)],
             [value("x", TensorProto.FLOAT, [2, 3]), value("scale", TensorProto.FLOAT, [])],
             [value("y", TensorProto.FLOAT, [])],
+            backend=backend,
         ),
         "rank-one": write_artifact(
             tmp_path / "f",
             [helper.make_node("Add", ["x", "x"], ["y"])],
             [value("x", TensorProto.INT64, ["n"])],
             [value("y", TensorProto.INT64, ["n"])],
+            backend=backend,
         ),
     }
+    if backend == "onnxruntime":
+        models["strings"] = write_artifact(
+            tmp_path / "d",
+            [helper.make_node("StringConcat", ["x", "x"], ["y"])],
+            [value("x", TensorProto.STRING, ["n"])],
+            [value("y", TensorProto.STRING, ["n"])],
+        )
     with start(python, tmp_path, write(tmp_path, **models)) as server:
         server.wait_ready(READY_TIMEOUT_S)
         assert {name: state for name, (state, _) in states(server).items()} == dict.fromkeys(models, "READY"), states(server)
         floats = ("FP32", [2, 4], [1, -2, 3, -4, 5, -6, 7, -8])
         for name in ("batched", "other-file"):
             assert infer(server, name, x=floats)["y"] == ([2, 4], [1, 0, 3, 0, 5, 0, 7, 0])
-        assert infer(server, "strings", x=("BYTES", [2, 1], ["ä", "b"]))["y"] == ([2, 1], ["ää", "bb"])
+        if backend == "onnxruntime":
+            assert infer(server, "strings", x=("BYTES", [2, 1], ["ä", "b"]))["y"] == ([2, 1], ["ää", "bb"])
         assert infer(server, "scalars", x=("FP32", [2, 3], [1, 2, 3, 4, 5, 6]), scale=("FP32", [1], [2]))["y"] == ([1], [42])
         assert infer(server, "rank-one", x=("INT64", [3, 1], [1, 2, 3]))["y"] == ([3, 1], [2, 4, 6])
         assert infer_half(server, np.array([[1.5, -2]], np.float16)).tolist() == [[-1.5, 2]]
@@ -273,6 +281,28 @@ def test_requests_that_are_batched_share_a_run_and_a_bad_one_fails_alone(python,
         assert statistics["execution_count"] == warmups_and_one + 1  # Triton handed all four over at once
 
 
+def test_openvino_backend_batches_and_says_why_it_does_not_load(python, tmp_path):
+    broken = relu(tmp_path / "broken", backend="openvino")
+    (broken / "model" / "model.onnx").write_bytes((broken / "model" / "model.onnx").read_bytes()[:40])
+    models = {"good": relu(tmp_path / "good", backend="openvino"), "broken": broken, "wrong": relu(tmp_path / "wrong", backend="openvino")}
+    repository = write(tmp_path, **models)
+    config = repository / "wrong" / "config.pbtxt"
+    config.write_text(config.read_text().replace("dims: [4]", "dims: [5]"))
+    with (repository / "good" / "config.pbtxt").open("a") as config:
+        config.write("dynamic_batching { preferred_batch_size: [4] max_queue_delay_microseconds: 5000000 }\n")
+    with start(python, tmp_path, repository) as server, ThreadPoolExecutor(4) as pool:
+        server.wait_ready(READY_TIMEOUT_S)
+        found = states(server)
+        assert {name: state for name, (state, _) in found.items()} == {"good": "READY", "broken": "UNAVAILABLE", "wrong": "UNAVAILABLE"}
+        assert "openvino:" in found["broken"][1]
+        assert "[-1, 5]" in found["wrong"][1]
+        before = call(f"{server.url}/v2/models/good/stats")["model_stats"][0]["execution_count"]
+        answers = pool.map(lambda i: infer(server, "good", x=("FP32", [1, 4], [i, -i, 0, 1]))["y"][1], range(4))
+        assert list(answers) == [[i, 0, 0, 1] for i in range(4)]
+        assert call(f"{server.url}/v2/models/good/stats")["model_stats"][0]["execution_count"] == before + 1
+    assert not processes_of(tmp_path)
+
+
 def test_backend_completes_a_config_that_is_left_open(python, tmp_path):
     """As the native backend does where auto-completion is on, which our own server turns off."""
     repository = tmp_path / "repository"
@@ -364,9 +394,8 @@ def test_server_that_does_not_come_up_says_what_its_log_says(python, tmp_path):
 
 def test_server_that_lost_tritons_own_race_is_started_again(python, tmp_path):
     """The first server really ends, as Triton does in its python backend's race for a lock; nothing else makes that happen when asked."""
-    ours = triton_installation.OUR_BACKENDS / "onnxruntime" / "model.py"
-    backend = tmp_path / "backends" / "onnxruntime" / "model.py"
-    backend.parent.mkdir(parents=True)
+    backends = shutil.copytree(triton_installation.OUR_BACKENDS, tmp_path / "backends")
+    backend = backends / "onnxruntime" / "model.py"
     crash = f"""
         import os, signal, sys
         if not os.path.exists({str(tmp_path / "crashed")!r}):
@@ -374,8 +403,8 @@ def test_server_that_lost_tritons_own_race_is_started_again(python, tmp_path):
             os.write(2, b"terminate called after throwing an instance of 'boost::interprocess::lock_exception'\\n")
             os.kill(os.getppid(), signal.SIGABRT)
         """
-    backend.write_text(ours.read_text().replace("import json\n", f"import json\n{textwrap.dedent(crash)}", 1))
-    with start(python, tmp_path, write(tmp_path, model=relu(tmp_path / "a")), backends=tmp_path / "backends") as server:
+    backend.write_text(backend.read_text().replace("import os\n", f"import os\n{textwrap.dedent(crash)}", 1))
+    with start(python, tmp_path, write(tmp_path, model=relu(tmp_path / "a")), backends=backends) as server:
         server.wait_ready(READY_TIMEOUT_S)
         assert (tmp_path / "crashed").exists()
         assert infer(server, "model", x=("FP32", [1, 4], [-1, 2, 3, 4])) == {"y": ([1, 4], [0, 2, 3, 4])}

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("numpy", "scipy", "sklearn", "onnx", "onnxruntime", "matplotlib", "jinja2")
+HEAVY = ("numpy", "scipy", "sklearn", "onnx", "onnxruntime", "openvino", "nncf", "matplotlib", "jinja2")
 LIGHT = ("burnish.cli.main", "burnish.pipeline.resolve", "burnish.pipeline.stage", "burnish.pipeline.publish", "burnish.pipeline.runner")
 
 

@@ -1,4 +1,4 @@
-"""Step `compress`: one ONNX graph per candidate, or the reason why there is none.
+"""Step `compress`: one graph per candidate, or the reason why there is none.
 
 A candidate that can't be made is a finding, not a failure: it stands in the report beside the others.
 """
@@ -49,7 +49,7 @@ def _make(work: WorkDir, runtime: plugins.Runtime, recipe: plugins.Recipe, calib
     started = time.monotonic()
     try:
         for number, step in enumerate(recipe.steps):
-            target = folder / f"{recipe.name}.{number}" / MODEL
+            target = folder / f"{recipe.name}.{number}" / runtime.model_file
             target.parent.mkdir(parents=True, exist_ok=True)
             runtime.apply(step, current, target, calibration=calibration)
             current = target

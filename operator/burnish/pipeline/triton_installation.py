@@ -17,7 +17,7 @@ import burnish.serving
 from burnish.errors import BurnishError, Reason
 
 OUR_BACKENDS = Path(burnish.serving.__file__).parent / "backends"
-"""Python-based backends that go by the native backends' names; one directory each."""
+"""Python-based backends that go by the native backends' names, one directory each; what they share is in `python`, where Triton's own is laid out."""
 
 _PROBE = """
 import json, sys, sysconfig
@@ -50,14 +50,14 @@ class TritonInstallation:
 
         Args:
             target: must not exist.
-            ours: holds one directory per backend, with its model.py.
+            ours: holds one directory per backend, with its model.py, and `python` with what they share.
         """
         (target / "python").mkdir(parents=True)
         for file in self.python_backend:
             shutil.copy(file, target / "python" / file.name)
-        for model in sorted(ours.glob("*/model.py")):
-            (target / model.parent.name).mkdir()
-            shutil.copyfile(model, target / model.parent.name / model.name)
+        for file in sorted(ours.glob("*/*.py")):
+            (target / file.parent.name).mkdir(exist_ok=True)
+            shutil.copyfile(file, target / file.parent.name / file.name)
 
 
 @functools.cache

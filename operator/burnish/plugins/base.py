@@ -149,9 +149,13 @@ class ServingImage:
     name: str
     triton: str
     versions: Mapping[str, str]
-    """Library -> version: onnxruntime, ..."""
+    """Library -> version: onnxruntime, openvino, ..."""
     max_opset: int
+    """Of ONNX, for its ONNX Runtime."""
     max_ir_version: int
+    """Of ONNX, for its ONNX Runtime."""
+    max_openvino_opset: int
+    """Of OpenVINO's own operators in its IR."""
 
 
 class Format(abc.ABC):
@@ -249,7 +253,9 @@ class Runtime(abc.ABC):
 
     @abc.abstractmethod
     def apply(self, step: Step, source: Path, target: Path, *, calibration: Sequence[Arrays]) -> None:
-        """Run one lowered step: read the ONNX file `source`, write the ONNX file `target`.
+        """Run one lowered step: read `source`, the exported ONNX file or what an earlier step wrote, and write `target`.
+
+        `target` is called `model_file`; what else belongs to the model stands beside it.
 
         Args:
             calibration: feeds of batch size 1, possibly empty.
@@ -257,7 +263,7 @@ class Runtime(abc.ABC):
 
     @abc.abstractmethod
     def build(self, model: Path, target: Path, *, image: ServingImage) -> None:
-        """Turn the ONNX file `model` into this runtime's loadable files in the directory `target`, within what `image` can load."""
+        """Turn `model`, the exported ONNX file or what `apply` wrote, into the loadable files in the directory `target`, within what `image` can load."""
 
     @abc.abstractmethod
     def open(self, directory: Path, *, threads: int) -> Session:

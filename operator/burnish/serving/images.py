@@ -17,19 +17,21 @@ from burnish.plugins.base import ServingImage
 LOCAL_CPU = ServingImage(
     name="local-cpu",  # tritonserver out of its Python package, with our python-based backends (burnish/toolchains/locks/triton.txt)
     triton="2.51.0",
-    versions={"nvidia-pytriton": "0.7.0", "onnxruntime": "1.32.0", "numpy": "1.26.4"},
+    versions={"nvidia-pytriton": "0.7.0", "onnxruntime": "1.32.0", "openvino": "2026.4.1", "numpy": "1.26.4"},
     max_opset=28,
     max_ir_version=14,
+    max_openvino_opset=17,
 )
 
 NVIDIA_25_10 = ServingImage(
     # NVIDIA's own container of that release, with native backends. It was read about, not run: its ONNX Runtime is the one of the table in Triton's
-    # docs/introduction/compatibility.md. What that version loads was found with its wheel for CPUs.
+    # docs/introduction/compatibility.md, its OpenVINO the one that build.py sets from 25.10 on. What these load was found with their wheels for CPUs.
     name="nvidia-25.10",
     triton="2.62.0",
-    versions={"onnxruntime": "1.23.1"},
+    versions={"onnxruntime": "1.23.1", "openvino": "2025.3.0"},
     max_opset=23,
     max_ir_version=11,
+    max_openvino_opset=16,
 )
 
 IMAGES: Mapping[str, ServingImage] = MappingProxyType({image.name: image for image in (LOCAL_CPU, NVIDIA_25_10)})
@@ -60,6 +62,7 @@ def triton_identity(image: ServingImage, lock_digest: str) -> str:
         "versions": dict(image.versions),
         "maxOpset": image.max_opset,
         "maxIrVersion": image.max_ir_version,
+        "maxOpenvinoOpset": image.max_openvino_opset,
         "lock": lock_digest,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

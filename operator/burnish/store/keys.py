@@ -84,7 +84,7 @@ def artifact_key(
         seed: of everything random in a pass.
     """
     return _key(
-        "artifact/2",
+        "artifact/3",
         {
             "sourceDigest": source_digest,
             "format": format,
@@ -96,7 +96,13 @@ def artifact_key(
             "runtime": runtime,
             "seed": seed,
             "toolchain": toolchain,
-            "loads": image and {"versions": dict(image.versions), "maxOpset": image.max_opset, "maxIrVersion": image.max_ir_version},
+            "loads": image
+            and {
+                "versions": dict(image.versions),
+                "maxOpset": image.max_opset,
+                "maxIrVersion": image.max_ir_version,
+                "maxOpenvinoOpset": image.max_openvino_opset,
+            },
         },
     )
 

@@ -59,7 +59,7 @@ def test_load_sets_field_where_only_one_is_wrong() -> None:
     with pytest.raises(BurnishError) as caught:
         manifest.load(GOLDEN / "runtime-misspelt.yaml")
     assert caught.value.field == "spec.targets[0].runtime"
-    assert caught.value.message == "'ONNXRuntme' is not one of ONNXRuntime; did you mean ONNXRuntime?"
+    assert caught.value.message == "'ONNXRuntme' is not one of ONNXRuntime, OpenVINO; did you mean ONNXRuntime?"
 
 
 def test_loads_fills_in_defaults() -> None:

@@ -17,6 +17,8 @@ from burnish.plugins import base
 class Runtime:
     """A runtime whose every step ends the same way."""
 
+    model_file = "model.onnx"
+
     def __init__(self, reason: Reason) -> None:
         self.reason = reason
 

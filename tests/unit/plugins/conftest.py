@@ -15,7 +15,7 @@ from burnish.plugins import base
 
 @pytest.fixture
 def image() -> base.ServingImage:
-    return base.ServingImage(name="test", triton="0", versions={}, max_opset=24, max_ir_version=11)
+    return base.ServingImage(name="test", triton="0", versions={}, max_opset=24, max_ir_version=11, max_openvino_opset=16)
 
 
 @pytest.fixture

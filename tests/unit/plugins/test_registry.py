@@ -10,7 +10,7 @@ from burnish.plugins import registry
 
 def test_registry_finds_the_plugins() -> None:
     assert registry.formats()["ONNX"].name == "ONNX"
-    assert registry.runtimes()["ONNXRuntime"].backend == "onnxruntime"
+    assert {name: runtime.backend for name, runtime in registry.runtimes().items()} == {"ONNXRuntime": "onnxruntime", "OpenVINO": "openvino"}
     assert "Quantize" in registry.passes()
 
 

@@ -42,7 +42,8 @@ def test_local_image_is_capped_to_what_onnxruntime_loads():
 def test_nvidias_image_loads_less_than_ours():
     """Its figures were found once, with its version of the library; here only that a mistake would be noticed."""
     image = images.image("nvidia-25.10")
-    assert image.versions["onnxruntime"] == "1.23.1"
+    assert (image.versions["onnxruntime"], image.versions["openvino"]) == ("1.23.1", "2025.3.0")
+    assert image.max_openvino_opset < images.LOCAL_CPU.max_openvino_opset
     assert loads(image.max_opset, image.max_ir_version), "what an older ONNX Runtime loads, a newer one does"
     assert (image.max_opset, image.max_ir_version) < (images.LOCAL_CPU.max_opset, images.LOCAL_CPU.max_ir_version)
     assert set(images.IMAGES) == {"local-cpu", "nvidia-25.10"}

@@ -29,11 +29,12 @@ class QuantizeConfig(base.PassConfig):
     """Options of the Quantize pass."""
 
     precision: Precision = Field(
-        default=Precision.INT8, description="INT8 (integer arithmetic where the runtime has it) or FP16 (half-precision weights and arithmetic)."
+        default=Precision.INT8,
+        description="INT8 (integer arithmetic where the runtime has it) or FP16 (half-precision weights; arithmetic too where the runtime has it).",
     )
     mode: Mode = Field(
         default=Mode.Auto,
-        description="INT8 only. Static fixes activation scales from calibration data, Dynamic finds them per request, Auto builds what suits the graph and the data, measures up to three candidates and keeps the best accepted one.",
+        description="INT8 only. Static fixes activation scales from calibration data, Dynamic needs none and finds them per request (OpenVINO: INT8 weights, and integer activations where it has kernels for that), Auto builds what suits the graph and the data, measures up to three candidates and keeps the best accepted one.",
     )
     excluded_nodes: Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=256)] = Field(
         default_factory=list, description="Names of graph nodes that stay in floating point."

@@ -1,0 +1,149 @@
+"""Models in OpenVINO's own form: from ONNX, to and from its IR (`model.xml` and the weights in `model.bin`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from burnish.errors import BurnishError, Reason
+from burnish.plugins.runtimes._openvino_session import typed_errors
+
+WEIGHTED = {"Convolution": 1, "GroupConvolution": 1, "ConvolutionBackpropData": 1, "GroupConvolutionBackpropData": 1, "MatMul": 1, "Gather": 0,
+            "LSTMSequence": 4, "GRUSequence": 3, "RNNSequence": 3}  # fmt: skip
+"""OpenVINO's operator type -> index of the input that is its weight."""
+
+_NO_RULE = re.compile(r"No conversion rule found for operations: (.+)")
+_NUMBERED = re.compile(r"[A-Z]\w*_\d+(/|$)")
+"""Names that OpenVINO made up, with a counter of the process; the source's may look the same."""
+_NAMED = (*WEIGHTED, "Parameter", "Result")
+"""Operator types that keep their names all the same: people know them from the source."""
+
+
+def read(path: Path) -> Any:
+    """The model at `path`, an .onnx file or an IR, as `openvino.Model`; its tensors are called as in the source.
+
+    Raises:
+        BurnishError: UnsupportedOperator, naming what OpenVINO has no conversion for; CandidateNotBuildable.
+    """
+    import openvino
+
+    if path.suffix == ".xml":
+        with typed_errors("OpenVINO does not read the model"):
+            return openvino.Core().read_model(path)
+    with typed_errors("OpenVINO does not convert the model"):
+        try:
+            model = openvino.convert_model(path)
+        except Exception as error:
+            missing = _NO_RULE.search(str(error))
+            if missing is None:
+                raise
+            raise BurnishError(
+                Reason.UnsupportedOperator,
+                f"OpenVINO has no {missing[1].strip()}; export the model without, or use runtime: ONNXRuntime for this target",
+                field="spec.targets[].runtime",
+            ) from error
+        _name_ports(model, path)
+        return model
+
+
+def _name_ports(model: Any, path: Path) -> None:
+    """Let each input and output have the one name that the source has: Triton's native backend knows them by one only."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    for ports, values in ((model.inputs, [v for v in graph.input if v.name not in weights]), (model.outputs, graph.output)):
+        for port, value in zip(ports, values, strict=True):
+            if value.name not in port.get_names():
+                raise BurnishError(Reason.CandidateNotBuildable, f"OpenVINO lost the tensor {value.name!r} in conversion")
+            if port.get_element_type().get_type_name() == "string":
+                raise BurnishError(
+                    Reason.UnsupportedOperator,
+                    f"{value.name!r} holds strings, which OpenVINO does not serve; use runtime: ONNXRuntime for this target",
+                    field="spec.targets[].runtime",
+                )
+            port.get_tensor().set_names({value.name})
+
+
+def save(model: Any, path: Path) -> None:
+    """Write the IR; equal models give equal bytes, in whichever order they were made.
+
+    Raises:
+        BurnishError: CandidateNotBuildable.
+    """
+    import openvino
+
+    for index, op in enumerate(model.get_ordered_ops()):
+        kind = op.get_type_name()
+        if kind not in _NAMED and _NUMBERED.match(op.get_friendly_name()):
+            op.set_friendly_name(f"{kind}_{index}")
+    with typed_errors("OpenVINO does not write the model"):
+        openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def opset(path: Path) -> int:
+    """The newest of OpenVINO's operator sets that the IR at `path` needs."""
+    found = re.findall(rb'version="opset(\d+)"', path.read_bytes())
+    return max(map(int, found), default=1)
+
+
+def weighted_ops(model: Any) -> list[Any]:
+    """Operations with a constant weight, in topological order."""
+    return [op for op in model.get_ordered_ops() if op.get_type_name() in WEIGHTED and weight(op) is not None]
+
+
+def weight(op: Any) -> Any | None:
+    """The constant that is the weight of a weighted operation, behind whatever reshapes, converts or scales it; None where it has none."""
+    node = op.input_value(WEIGHTED[op.get_type_name()]).get_node()
+    while node.get_type_name() != "Constant":
+        if node.get_type_name() not in _ON_WEIGHTS:
+            return None
+        node = node.input_value(0).get_node()
+    return node
+
+
+_ON_WEIGHTS = frozenset(("Convert", "Multiply", "Subtract", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "FakeQuantize"))
+
+
+def label(op: Any) -> str:
+    """An operation's name as the source has it."""
+    return str(op.get_friendly_name()).removesuffix("/WithoutBiases")
+
+
+def find(model: Any, names: Sequence[str], source: Path) -> list[Any]:
+    """The weighted operations that the ONNX nodes `names` of `source` became.
+
+    Raises:
+        BurnishError: CandidateNotBuildable, naming a node that became none.
+    """
+    if not names:
+        return []
+    import onnx
+
+    outputs = {node.name: [name for name in node.output if name] for node in onnx.load(source, load_external_data=False).graph.node}
+    by_tensor = {name: op for op in model.get_ordered_ops() for output in op.outputs() for name in output.get_names()}
+    by_label = {label(op): op for op in weighted_ops(model)}
+    found = []
+    for name in names:
+        producers = [by_tensor[tensor] for tensor in outputs[name] if tensor in by_tensor]
+        op = by_label.get(name) or next(filter(None, map(_weighted_before, producers)), None)
+        if op is None:
+            raise BurnishError(Reason.CandidateNotBuildable, f"node {name!r}, which is to stay in float, is not in the graph that OpenVINO made")
+        found.append(op)
+    return found
+
+
+def _weighted_before(op: Any) -> Any | None:
+    """The operation itself, or the one that feeds it: OpenVINO splits a node into the product, its bias, and reshapes."""
+    for _ in range(_SPLIT_INTO):
+        if op.get_type_name() in WEIGHTED:
+            return op
+        if not op.get_input_size():
+            return None
+        op = op.input_value(0).get_node()
+    return None
+
+
+_SPLIT_INTO = 4

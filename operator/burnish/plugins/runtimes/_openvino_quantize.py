@@ -1,0 +1,96 @@
+"""Applying lowered steps with NNCF on OpenVINO's own graph, and believing nothing before it was loaded and run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from burnish.plugins import base
+from burnish.plugins.runtimes import _openvino_model as ir
+from burnish.plugins.runtimes import _openvino_session as session
+
+_LARGEST_HALF = 65504.0
+
+
+def apply(step: base.Step, source: Path, target: Path, *, calibration: Sequence[base.Arrays]) -> None:
+    """Run one step; see `Runtime.apply`.
+
+    Raises:
+        BurnishError: UnsupportedOperator; CandidateNotBuildable.
+        OSError, MemoryError: the machine has no room.
+    """
+    model = ir.read(source)
+    kept = ir.find(model, _strings(step, "excluded"), source)
+    with session.typed_errors(f"{step.kind} quantization failed"):
+        made = _APPLY[step.kind](step, model, kept, calibration)
+    ir.save(made, target)
+    _believe(made, target, calibration)
+
+
+def _fp16(step: base.Step, model: Any, kept: list[Any], calibration: Sequence[base.Arrays]) -> Any:
+    """Halve the weights, but for those of `kept` and those out of FP16's range. OpenVINO's own conversion can't leave any out."""
+    import numpy as np
+    from openvino import opset1
+
+    spared = {weight.get_friendly_name() for op in kept if (weight := ir.weight(op)) is not None}
+    for constant in model.get_ordered_ops():
+        if constant.get_type_name() != "Constant" or constant.get_element_type().get_type_name() != "f32":
+            continue
+        if constant.get_friendly_name() in spared or constant.data.size < 2 or not (np.abs(constant.data) <= _LARGEST_HALF).all():
+            continue
+        half = opset1.convert(opset1.constant(constant.data.astype(np.float16)), "f32")
+        half.set_friendly_name(constant.get_friendly_name())
+        for user in constant.output(0).get_target_inputs():
+            user.replace_source_output(half.output(0))
+    return model
+
+
+def _weights(step: base.Step, model: Any, kept: list[Any], calibration: Sequence[base.Arrays]) -> Any:
+    import nncf
+
+    return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=_ignored(kept))
+
+
+def _static(step: base.Step, model: Any, kept: list[Any], calibration: Sequence[base.Arrays]) -> Any:
+    import nncf
+
+    if step.options["keepEnds"]:
+        names = {op.get_friendly_name() for op in kept}
+        touched = [op for op in ir.weighted_ops(model) if op.get_type_name() != "Gather" and op.get_friendly_name() not in names]
+        kept = [*kept, *dict.fromkeys((touched[0], touched[-1]))] if touched else kept
+    fix = nncf.OverflowFix.ENABLE if step.options["reduceRange"] else nncf.OverflowFix.DISABLE
+    return nncf.quantize(
+        model,
+        nncf.Dataset(calibration, dict),
+        subset_size=len(calibration),
+        target_device=nncf.TargetDevice.CPU,
+        model_type=nncf.ModelType.TRANSFORMER if step.options["transformer"] else None,
+        ignored_scope=_ignored(kept),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
+    )
+
+
+_APPLY: dict[str, Callable[[base.Step, Any, list[Any], Sequence[base.Arrays]], Any]] = {"fp16": _fp16, "weights": _weights, "static": _static}
+
+
+def _ignored(kept: list[Any]) -> Any:
+    import nncf
+
+    return nncf.IgnoredScope(names=[op.get_friendly_name() for op in kept])
+
+
+def _believe(model: Any, path: Path, calibration: Sequence[base.Arrays]) -> None:
+    """Load the written model and run it once, where there is a request to run it on.
+
+    Raises:
+        BurnishError: CandidateNotBuildable.
+    """
+    loaded = session.open_session(path, {"INFERENCE_NUM_THREADS": "1", "NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32"})
+    if calibration:
+        loaded.infer(calibration[0])
+
+
+def _strings(step: base.Step, key: str) -> Sequence[str]:
+    value = step.options.get(key, ())
+    return [str(v) for v in value] if isinstance(value, (list, tuple)) else []

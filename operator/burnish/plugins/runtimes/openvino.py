@@ -1,0 +1,76 @@
+"""OpenVINO on the CPU: how passes are lowered for it, and what serving needs to know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from burnish.errors import BurnishError, Reason
+from burnish.plugins import base
+from burnish.plugins.runtimes import _openvino_lowering as lowering
+from burnish.plugins.runtimes import _openvino_model as ir
+from burnish.plugins.runtimes import _openvino_quantize as quantize
+from burnish.plugins.runtimes import _openvino_session as session
+
+
+class OpenVino(base.Runtime):
+    """Triton's `openvino` backend."""
+
+    name: ClassVar[str] = "OpenVINO"
+    toolchain: ClassVar[str] = "onnx"
+    backend: ClassVar[str] = "openvino"
+    model_file: ClassVar[str] = "model.xml"
+
+    def objection(self, passes: Sequence[base.PassRequest], *, has_calibration: bool) -> base.Objection | None:
+        """What no graph could make right: a second pass, static quantization without data."""
+        return lowering.objection(passes, has_calibration=has_calibration)
+
+    def lower(
+        self, passes: Sequence[base.PassRequest], graph: base.GraphFacts, hardware: base.HardwareClass, *, has_calibration: bool
+    ) -> base.Lowering:
+        """Decide which candidates to build. Pure; no passes, no candidates.
+
+        Raises:
+            BurnishError: CalibrationMissing, PassNotApplicable: an explicit request that can't be met.
+        """
+        return lowering.lower(passes, graph, hardware, has_calibration=has_calibration)
+
+    def apply(self, step: base.Step, source: Path, target: Path, *, calibration: Sequence[base.Arrays]) -> None:
+        """Run one lowered step; the result was loaded and run once before this returns.
+
+        Raises:
+            BurnishError: UnsupportedOperator; CandidateNotBuildable with the words of OpenVINO or NNCF.
+        """
+        quantize.apply(step, source, target, calibration=calibration)
+
+    def build(self, model: Path, target: Path, *, image: base.ServingImage) -> None:
+        """Write the model into `target` as OpenVINO's IR, weights as they are, if `image` can load it.
+
+        Raises:
+            BurnishError: UnsupportedOperator; UnsupportedOpset; CandidateNotBuildable.
+        """
+        target.mkdir(parents=True, exist_ok=True)
+        ir.save(ir.read(model), target / self.model_file)
+        opset = ir.opset(target / self.model_file)
+        if opset > image.max_openvino_opset:
+            raise BurnishError(
+                Reason.UnsupportedOpset,
+                f"the built model has operators of OpenVINO's opset {opset}; "
+                f"{image.name} (OpenVINO {image.versions['openvino']}) loads at most opset {image.max_openvino_opset}",
+            )
+
+    def open(self, directory: Path, *, threads: int) -> base.Session:
+        """Load what `build` wrote, as it will be served.
+
+        Raises:
+            BurnishError: CandidateNotBuildable with OpenVINO's own message.
+        """
+        return session.open_session(directory / self.model_file, self.parameters(threads))
+
+    def parameters(self, threads: int) -> dict[str, str]:
+        """Threads written out (the default takes every core of the node), one stream of them, and FP32 where the graph says FP32.
+
+        The native backend runs every request at the largest batch and fills up smaller ones, if it is told to.
+        """
+        return {"INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32", "ENABLE_BATCH_PADDING": "YES"}

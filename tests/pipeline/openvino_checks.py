@@ -1,0 +1,91 @@
+"""What tests/pipeline/test_openvino.py asks of the plugin, run in the toolchain's environment, which has OpenVINO and no pytest.
+
+Usage: python openvino_checks.py FOLDER. The folder holds cnn.onnx, concat.onnx and strings.onnx; one JSON object goes to the last line of stdout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import openvino
+
+from burnish.errors import BurnishError
+from burnish.plugins import base, registry
+from burnish.plugins.runtimes import _openvino_model as ir
+from burnish.serving import images
+
+FEEDS = [{"image": np.random.default_rng(i).standard_normal((1, 1, 8, 8)).astype(np.float32)} for i in range(16)]
+RUNTIME = registry.runtimes()["OpenVINO"]
+STATIC = {"transformer": False, "reduceRange": False, "keepEnds": False, "excluded": []}
+STEPS = {
+    "static": base.Step("static", STATIC),
+    "static-ends": base.Step("static", {**STATIC, "keepEnds": True}),
+    "static-but": base.Step("static", {**STATIC, "excluded": ["conv2"]}),
+    "weights": base.Step("weights", {"excluded": []}),
+    "weights-but": base.Step("weights", {"excluded": ["fc"]}),
+    "fp16": base.Step("fp16", {"excluded": []}),
+    "fp16-but": base.Step("fp16", {"excluded": ["conv2"]}),
+}
+
+
+def float_ops(path: Path) -> list[str]:
+    """Weighted operations whose weights are stored as FP32."""
+    return [ir.label(op) for op in ir.weighted_ops(ir.read(path)) if ir.weight(op).get_element_type().get_type_name() == "f32"]
+
+
+def made(folder: Path, name: str) -> Path:
+    target = folder / name / RUNTIME.model_file
+    target.parent.mkdir(parents=True)
+    RUNTIME.apply(STEPS[name], folder / "cnn.onnx", target, calibration=FEEDS)
+    return target
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes() + path.with_suffix(".bin").read_bytes()).hexdigest()
+
+
+def refusal(action) -> dict[str, str]:
+    try:
+        action()
+    except BurnishError as error:
+        return {"reason": error.reason.value, "message": error.message}
+    return {}
+
+
+def cosine(name: str, folder: Path) -> float:
+    RUNTIME.build(folder / name / RUNTIME.model_file, folder / f"{name}-built", image=images.LOCAL_CPU)
+    ours = np.concatenate([RUNTIME.open(folder / f"{name}-built", threads=1).infer(feed)["score"].ravel() for feed in FEEDS])
+    expected = np.concatenate([registry.runtimes()["ONNXRuntime"].open(folder / "onnx", threads=1).infer(feed)["score"].ravel() for feed in FEEDS])
+    return float(ours @ expected / np.linalg.norm(ours) / np.linalg.norm(expected))
+
+
+def main(folder: Path) -> dict[str, object]:
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").write_bytes((folder / "cnn.onnx").read_bytes())
+    (folder / "again").mkdir()
+    (folder / "again" / "cnn.onnx").write_bytes((folder / "cnn.onnx").read_bytes())
+    paths = {name: made(folder, name) for name in STEPS}
+    again = {name: made(folder / "again", name) for name in reversed(STEPS)}
+    older = dataclasses.replace(images.LOCAL_CPU, name="older", max_openvino_opset=7)
+    return {
+        "version": openvino.__version__,
+        "opset": max(int(name.removeprefix("opset")) for name in dir(openvino) if name.startswith("opset")),
+        "float": {name: float_ops(path) for name, path in paths.items()},
+        "bytes": {name: path.with_suffix(".bin").stat().st_size for name, path in paths.items()},
+        "differ": [name for name in STEPS if digest(paths[name]) != digest(again[name])],
+        "cosine": {name: cosine(name, folder) for name in STEPS},
+        "concat": refusal(lambda: RUNTIME.build(folder / "concat.onnx", folder / "a", image=images.LOCAL_CPU)),
+        "strings": refusal(lambda: RUNTIME.build(folder / "strings.onnx", folder / "b", image=images.LOCAL_CPU)),
+        "older": refusal(lambda: RUNTIME.build(folder / "cnn.onnx", folder / "c", image=older)),
+        "absent": refusal(lambda: RUNTIME.open(folder / "nowhere", threads=1)),
+        "shape": refusal(lambda: RUNTIME.open(folder / "static-built", threads=1).infer({"image": np.ones((1, 3, 8, 8), np.float32)})),
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"\n{json.dumps(main(Path(sys.argv[1])))}\n")

@@ -1,0 +1,153 @@
+"""OpenVINO beside ONNX Runtime: what the plugin makes, and several targets of one manifest on a real server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from burnish.serving import images
+from burnish.toolchains import environments
+
+CNN_OPS = ["conv1", "conv2", "fc"]
+ORT = {"name": "ort", "runtime": "ONNXRuntime", "resources": {"cpu": "1", "memory": "1Gi"}}
+OPENVINO = {"name": "ov", "runtime": "OpenVINO", "resources": {"cpu": "1", "memory": "1Gi"}}
+
+
+def cnn() -> onnx.ModelProto:
+    """image (batch, 1, 8, 8) float32 -> score (batch, 4)."""
+
+    def weight(name: str, *shape: int) -> onnx.TensorProto:
+        values = np.random.default_rng([*name.encode()]).standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+        return numpy_helper.from_array(values.astype(np.float32), name)
+
+    nodes = [
+        helper.make_node("Conv", ["image", "w1", "b1"], ["c1"], name="conv1", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], name="conv2", pads=[1, 1, 1, 1]),
+        helper.make_node("MaxPool", ["c2"], ["p2"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("GlobalAveragePool", ["p2"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("Gemm", ["f", "w3", "b3"], ["score"], name="fc"),
+    ]
+    weights = [weight("w1", 8, 1, 3, 3), weight("b1", 8), weight("w2", 32, 8, 3, 3), weight("b2", 32), weight("w3", 32, 4), weight("b3", 4)]
+    ends = [
+        helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, 8, 8]),
+        helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch", 4]),
+    ]
+    graph = helper.make_graph(nodes, "cnn", ends[:1], ends[1:], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def unary(operator: str, kind: int, inputs: int = 1) -> onnx.ModelProto:
+    x, y = (helper.make_tensor_value_info(name, kind, ["n", 2]) for name in "xy")
+    graph = helper.make_graph([helper.make_node(operator, ["x"] * inputs, ["y"])], "g", [x], [y])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the plugin does, all of it in one process of the toolchain."""
+    folder = tmp_path_factory.mktemp("plugin")
+    onnx.save(cnn(), folder / "cnn.onnx")
+    onnx.save(unary("StringConcat", TensorProto.STRING, 2), folder / "concat.onnx")
+    onnx.save(unary("Identity", TensorProto.STRING), folder / "strings.onnx")
+    command = [environments.ensure("onnx", print).python, Path(__file__).with_name("openvino_checks.py"), folder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_local_image_is_capped_to_what_openvino_loads(found):
+    assert found["version"].startswith(f"{images.LOCAL_CPU.versions['openvino']}-")
+    assert found["opset"] == images.LOCAL_CPU.max_openvino_opset
+
+
+def test_excluded_nodes_and_ends_stay_float(found):
+    assert found["float"] == {
+        "static": [],
+        "static-ends": ["conv1", "fc"],
+        "static-but": ["conv2"],
+        "weights": [],
+        "weights-but": ["fc"],
+        "fp16": [],
+        "fp16-but": ["conv2"],
+    }
+
+
+def test_every_step_makes_weights_smaller_and_answers_nearly_the_same(found):
+    whole = 4 * sum(np.prod(tensor.dims) for tensor in cnn().graph.initializer)
+    for name, size in found["bytes"].items():
+        assert size < whole, name
+    assert all(value > 0.98 for value in found["cosine"].values()), found["cosine"]
+    assert found["cosine"]["fp16"] > 0.99999
+
+
+def test_equal_inputs_give_equal_bytes_in_whichever_order(found):
+    assert found["differ"] == []
+
+
+@pytest.mark.parametrize(
+    ("case", "reason", "words"),
+    [
+        ("concat", "UnsupportedOperator", ["StringConcat", "runtime: ONNXRuntime"]),
+        ("strings", "UnsupportedOperator", ["'x'", "strings"]),
+        ("older", "UnsupportedOpset", ["older", "opset 8", "at most opset 7"]),
+        ("absent", "CandidateNotBuildable", ["OpenVINO does not load"]),
+        ("shape", "CandidateNotBuildable", ["OpenVINO does not run", "shape=[?,1,8,8]"]),
+    ],
+)
+def test_what_openvino_can_not_do_is_typed_and_told(found, case, reason, words):
+    assert found[case]["reason"] == reason
+    assert all(word in found[case]["message"] for word in words), found[case]["message"]
+
+
+def test_targets_of_both_runtimes_are_measured_each_with_its_own_passes(project, make_spec: Callable[..., dict[str, Any]], make_mlp, tmp_path):
+    onnx.save(make_mlp(hidden=256), project.path / "model.onnx")
+    np.savez(project.path / "calibration.npz", x=np.random.default_rng(0).standard_normal((32, 16)).astype(np.float32))
+    spec = make_spec(
+        datasets={"calibration": {"uri": "file:calibration.npz"}},
+        passes=[{"type": "Quantize", "quantize": {"mode": "Auto"}}],
+        targets=[{**ORT, "passes": [{"type": "Quantize", "quantize": {"mode": "Dynamic"}}]}, OPENVINO],
+        constraints={"maxSlowdownPercent": 1000},
+    )
+    ran = project.run(project.write(spec))
+    assert ran.code == 0, ran.stderr
+    targets = {target["name"]: target for target in ran.status["targets"]}
+    assert {name: target["state"] for name, target in targets.items()} == {"ort": "Published", "ov": "Published"}
+    assert [c["name"] for c in targets["ort"]["candidates"]] == ["dynamic"]
+    assert [c["name"] for c in targets["ov"]["candidates"]] == ["static", "weights", "static-ends"]
+    assert all(float(target["measurements"][0]["speedup"]["p50"]) > 0 for target in targets.values())
+    assert targets["ort"]["baseline"]["digest"] != targets["ov"]["baseline"]["digest"], "each is held against its own runtime's baseline"
+    pulled = project.burnish("pull", "tiny/ov", "-o", tmp_path / "pulled", "--store", project.store)
+    assert pulled.code == 0, pulled.stderr
+    assert sorted(p.name for p in (tmp_path / "pulled" / "model").iterdir()) == ["model.bin", "model.xml"]
+    again = project.run(project.write(spec))
+    assert again.steps == ["resolve"], "both are known"
+
+
+def test_a_target_that_fails_leaves_the_other(project, make_spec: Callable[..., dict[str, Any]]):
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 4, 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 4, 4])
+    nodes = [
+        helper.make_node("MaxPool", ["x"], ["p", "i"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("MaxUnpool", ["p", "i"], ["y"], kernel_shape=[2, 2], strides=[2, 2]),
+    ]
+    onnx.save(
+        helper.make_model(helper.make_graph(nodes, "g", [x], [y]), opset_imports=[helper.make_opsetid("", 20)], ir_version=9),
+        project.path / "model.onnx",
+    )
+    ran = project.run(project.write(make_spec(targets=[OPENVINO, ORT])))
+    assert ran.code == 2, ran.stderr
+    failed, published = ran.status["targets"]
+    assert (failed["state"], failed["reason"]) == ("Failed", "UnsupportedOperator")
+    assert "MaxUnpool" in failed["message"]
+    assert published["state"] == "Published"
+    assert ran.failure["target"] == "ov"
