@@ -1,6 +1,6 @@
 """What tests/pipeline/test_openvino.py asks of the plugin, run in the toolchain's environment, which has OpenVINO and no pytest.
 
-Usage: python openvino_checks.py FOLDER. The folder holds cnn.onnx, concat.onnx and strings.onnx; one JSON object goes to the last line of stdout.
+Usage: python openvino_checks.py FOLDER. The folder holds cnn.onnx, mlp.onnx, concat.onnx and strings.onnx; one JSON object goes to the last line of stdout.
 """
 
 from __future__ import annotations
@@ -64,6 +64,15 @@ def cosine(name: str, folder: Path) -> float:
     return float(ours @ expected / np.linalg.norm(ours) / np.linalg.norm(expected))
 
 
+def controlled(folder: Path, answers, limit: str = "0.02") -> tuple[str, list[str]]:
+    """What accuracy control tells of mlp.onnx, and which of its operations are in float."""
+    target = folder / f"controlled-{limit}" / RUNTIME.model_file
+    target.parent.mkdir()
+    feeds = [{"x": np.random.default_rng(i).standard_normal((1, 16)).astype(np.float32)} for i in range(64)]
+    note = RUNTIME.apply(base.Step("static", {**STATIC, "maxDrop": limit}), folder / "mlp.onnx", target, calibration=feeds, answers=answers)
+    return note, float_ops(target)
+
+
 def main(folder: Path) -> dict[str, object]:
     (folder / "onnx").mkdir()
     (folder / "onnx" / "model.onnx").write_bytes((folder / "cnn.onnx").read_bytes())
@@ -77,6 +86,8 @@ def main(folder: Path) -> dict[str, object]:
         "opset": max(int(name.removeprefix("opset")) for name in dir(openvino) if name.startswith("opset")),
         "float": {name: float_ops(path) for name, path in paths.items()},
         "bytes": {name: path.with_suffix(".bin").stat().st_size for name, path in paths.items()},
+        "controlled": controlled(folder, lambda outputs: [int(outputs["y"].argmax())]),
+        "uncontrollable": refusal(lambda: controlled(folder, lambda outputs: [object()], "0.5")),
         "differ": [name for name in STEPS if digest(paths[name]) != digest(again[name])],
         "cosine": {name: cosine(name, folder) for name in STEPS},
         "concat": refusal(lambda: RUNTIME.build(folder / "concat.onnx", folder / "a", image=images.LOCAL_CPU)),

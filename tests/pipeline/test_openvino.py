@@ -46,6 +46,17 @@ def cnn() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
+def with_outlier(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Three MatMul, with one activation a thousand times as large as the others before the second, which does not use it: one scale fits no two of them."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    first, second = (numpy_helper.to_array(weights[name]).copy() for name in ("w0", "w1"))
+    first[:, 0] *= 1000
+    second[0] = 0
+    for name, values in (("w0", first), ("w1", second)):
+        weights[name].CopyFrom(numpy_helper.from_array(values, name))
+    return model
+
+
 def unary(operator: str, kind: int, inputs: int = 1) -> onnx.ModelProto:
     x, y = (helper.make_tensor_value_info(name, kind, ["n", 2]) for name in "xy")
     graph = helper.make_graph([helper.make_node(operator, ["x"] * inputs, ["y"])], "g", [x], [y])
@@ -53,10 +64,11 @@ def unary(operator: str, kind: int, inputs: int = 1) -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(tmp_path_factory: pytest.TempPathFactory, make_mlp: Callable[..., onnx.ModelProto]) -> dict[str, Any]:
     """What the plugin does, all of it in one process of the toolchain."""
     folder = tmp_path_factory.mktemp("plugin")
     onnx.save(cnn(), folder / "cnn.onnx")
+    onnx.save(with_outlier(make_mlp()), folder / "mlp.onnx")
     onnx.save(unary("StringConcat", TensorProto.STRING, 2), folder / "concat.onnx")
     onnx.save(unary("Identity", TensorProto.STRING), folder / "strings.onnx")
     command = [environments.ensure("onnx", print).python, Path(__file__).with_name("openvino_checks.py"), folder]
@@ -80,6 +92,18 @@ def test_excluded_nodes_and_ends_stay_float(found):
         "fp16": [],
         "fp16-but": ["conv2"],
     }
+
+
+def test_accuracy_control_puts_what_costs_back_in_float_and_nothing_else(found):
+    note, in_float = found["controlled"]
+    assert in_float == ["layer1"]
+    assert note.endswith("in float: layer1")
+    assert float(note.partition("%")[0]) >= 98
+
+
+def test_accuracy_control_that_can_not_hold_leaves_no_candidate(found):
+    assert found["uncontrollable"]["reason"] == "CandidateNotBuildable"
+    assert "0.5 of the answers" in found["uncontrollable"]["message"]
 
 
 def test_every_step_makes_weights_smaller_and_answers_nearly_the_same(found):
@@ -114,16 +138,19 @@ def test_targets_of_both_runtimes_are_measured_each_with_its_own_passes(project,
     np.savez(project.path / "calibration.npz", x=np.random.default_rng(0).standard_normal((32, 16)).astype(np.float32))
     spec = make_spec(
         datasets={"calibration": {"uri": "file:calibration.npz"}},
-        passes=[{"type": "Quantize", "quantize": {"mode": "Auto"}}],
-        targets=[{**ORT, "passes": [{"type": "Quantize", "quantize": {"mode": "Dynamic"}}]}, OPENVINO],
+        targets=[
+            {**ORT, "passes": [{"type": "Quantize", "quantize": {"mode": "Dynamic"}}]},
+            {**OPENVINO, "passes": [{"type": "Quantize", "quantize": {"accuracyControl": {"maxDrop": "0.2"}}}]},
+        ],
         constraints={"maxSlowdownPercent": 1000},
     )
-    ran = project.run(project.write(spec))
+    ran = project.run(project.write(spec), "--report", project.path / "report.html")
     assert ran.code == 0, ran.stderr
+    assert "of the calibration's answers stay; in float: " in ran.stderr
     targets = {target["name"]: target for target in ran.status["targets"]}
     assert {name: target["state"] for name, target in targets.items()} == {"ort": "Published", "ov": "Published"}
     assert [c["name"] for c in targets["ort"]["candidates"]] == ["dynamic"]
-    assert [c["name"] for c in targets["ov"]["candidates"]] == ["static", "weights", "static-ends"]
+    assert [c["name"] for c in targets["ov"]["candidates"]] == ["static", "weights", "static-control"]
     assert all(float(target["measurements"][0]["speedup"]["p50"]) > 0 for target in targets.values())
     assert targets["ort"]["baseline"]["digest"] != targets["ov"]["baseline"]["digest"], "each is held against its own runtime's baseline"
     pulled = project.burnish("pull", "tiny/ov", "-o", tmp_path / "pulled", "--store", project.store)

@@ -43,6 +43,7 @@ _LOADS = "(has(self.measurement) && has(self.measurement.loads) ? self.measureme
 _PRIMARY = "(has(self.serving) && has(self.serving.primary) ? self.serving.primary : self.targets[0].name)"
 _CALIBRATED = "(has(self.datasets) && has(self.datasets.calibration))"
 _STATIC = "exists(p, has(p.quantize) && has(p.quantize.mode) && p.quantize.mode == 'Static' && (!has(p.quantize.precision) || p.quantize.precision == 'INT8'))"
+_CONTROLLED = "exists(p, has(p.quantize) && has(p.quantize.accuracyControl))"
 _ONE_QUANTIZE = Rule(
     "!has(self.passes) || self.passes.filter(p, p.type == 'Quantize').size() <= 1",
     "holds a second Quantize, and a quantized graph is not quantized again; keep one entry (mode: Auto tries several ways)",
@@ -93,6 +94,16 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
             "quantize mode Static in a target's passes needs spec.datasets.calibration; add calibration data, or write mode: Auto or Dynamic",
             ".targets",
         ),
+        Rule(
+            f"{_CALIBRATED} || !has(self.passes) || !self.passes.{_CONTROLLED} || self.targets.all(t, has(t.passes))",
+            "quantize accuracyControl needs spec.datasets.calibration; add calibration data, or remove it",
+            ".passes",
+        ),
+        Rule(
+            f"{_CALIBRATED} || !self.targets.exists(t, has(t.passes) && t.passes.{_CONTROLLED})",
+            "quantize accuracyControl in a target's passes needs spec.datasets.calibration; add calibration data, or remove it",
+            ".targets",
+        ),
         _ONE_QUANTIZE,
     ),
     "Target": (_ONE_QUANTIZE,),
@@ -130,6 +141,18 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
             "!has(self.precision) || self.precision != 'FP16' || !has(self.mode) || self.mode == 'Auto'",
             "mode belongs to precision INT8; remove mode, or set precision: INT8",
             ".mode",
+        ),
+        Rule(
+            "!has(self.accuracyControl) || ((!has(self.precision) || self.precision == 'INT8') && (!has(self.mode) || self.mode != 'Dynamic'))",
+            "accuracyControl belongs to static INT8; remove it, or set precision: INT8 and mode: Auto or Static",
+            ".accuracyControl",
+        ),
+    ),
+    "AccuracyControl": (
+        Rule(
+            f"!self.maxDrop.matches(r'{scalars.DECIMAL_PATTERN}') || double(self.maxDrop) < 1.0",
+            'would let every answer change; write a decimal below 1, such as maxDrop: "0.01"',
+            ".maxDrop",
         ),
     ),
     "Resources": (

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from burnish.api.job_contract import CompressedCandidate, CompressRecord, ExportRecord, PipelineRequest, StepName
+from burnish.api.v1alpha1.optimized_model import Decode
 from burnish.errors import BurnishError, Reason
+from burnish.measurement import metrics
 from burnish.pipeline import samples
 from burnish.pipeline.export import MODEL
 from burnish.pipeline.lowering import lower
@@ -34,7 +36,7 @@ def run(work: WorkDir) -> CompressRecord:
     candidates = [CompressedCandidate(name=s.name, summary="", reason=Reason.CandidateSkipped, message=s.message) for s in lowering.skipped]
     for number, recipe in enumerate(lowering.recipes):
         emit(f"candidate {recipe.name}: {recipe.summary}", done=number / len(lowering.recipes))
-        candidates.append(_make(work, runtime, recipe, calibration))
+        candidates.append(_make(work, runtime, recipe, calibration, _answers(request, data)))
     return CompressRecord(candidates=tuple(candidates))
 
 
@@ -43,22 +45,39 @@ def recipes(work: WorkDir, request: PipelineRequest, exported: ExportRecord) -> 
     return {recipe.name: recipe for recipe in lower(request, exported.graph).recipes}
 
 
-def _make(work: WorkDir, runtime: plugins.Runtime, recipe: plugins.Recipe, calibration: Sequence[plugins.Arrays]) -> CompressedCandidate:
+def _answers(request: PipelineRequest, data: samples.Samples) -> plugins.Answers:
+    """How the outputs to one request become answers: as the evaluation is decoded, else by ArgMax over the first output."""
+    spec = request.datasets.evaluation
+
+    def answers(outputs: plugins.Arrays) -> Sequence[metrics.Answer]:
+        batch = data.as_batch(outputs, data.smallest_batch)
+        name = (spec.output if spec else None) or next(iter(batch))
+        return metrics.decode_answers(batch[name], spec.decode if spec else Decode.ArgMax, name=name)
+
+    return answers
+
+
+def _make(
+    work: WorkDir, runtime: plugins.Runtime, recipe: plugins.Recipe, calibration: Sequence[plugins.Arrays], answers: plugins.Answers
+) -> CompressedCandidate:
     folder = work.folder(StepName.compress)
     current = work.folder(StepName.export) / MODEL
     started = time.monotonic()
+    summary = recipe.summary
     try:
         for number, step in enumerate(recipe.steps):
             target = folder / f"{recipe.name}.{number}" / runtime.model_file
             target.parent.mkdir(parents=True, exist_ok=True)
-            runtime.apply(step, current, target, calibration=calibration)
+            if note := runtime.apply(step, current, target, calibration=calibration, answers=answers):
+                emit(f"candidate {recipe.name}: {note}")
+                summary = f"{summary}; {note}"
             current = target
     except BurnishError as error:
         if error.reason is not Reason.CandidateNotBuildable:  # a full disk says nothing about the candidate, and findings are kept for ever
             raise
         emit(f"candidate {recipe.name} is left out: {error.message}", warning=True)
         return CompressedCandidate(name=recipe.name, summary=recipe.summary, reason=error.reason, message=error.message)
-    return CompressedCandidate(name=recipe.name, summary=recipe.summary, file=_relative(work, current), seconds=round(time.monotonic() - started, 2))
+    return CompressedCandidate(name=recipe.name, summary=summary, file=_relative(work, current), seconds=round(time.monotonic() - started, 2))
 
 
 def _relative(work: WorkDir, path: Path) -> str:

@@ -18,7 +18,8 @@ def artifact_key(
     resolved: ResolveRecord, *, inputs: Sequence[Input], datasets: Datasets, passes: Sequence[PassEntryJson], target: Target, image: str
 ) -> str:
     """The artifact key of one target (DESIGN.md section 4)."""
-    requests = (plugins.PassRequest(p.name, registry.passes()[p.name].config.model_validate(p.config)) for p in passes)
+    requests = [plugins.PassRequest(p.name, registry.passes()[p.name].config.model_validate(p.config)) for p in passes]
+    reads_answers = any(registry.passes()[r.name].reads_answers(r.config) for r in requests)
     golden = resolved.calibration or resolved.evaluation
     calibration = resolved.calibration if any(registry.passes()[r.name].reads_calibration(r.config) for r in requests) else None
     return keys.artifact_key(
@@ -28,6 +29,7 @@ def artifact_key(
         passes=passes,
         calibration_digest=calibration.tree.digest if calibration else None,
         calibration_samples=datasets.calibration.samples if calibration and datasets.calibration else None,
+        decoding=(datasets.evaluation.decode.value, datasets.evaluation.output) if reads_answers and datasets.evaluation else None,
         golden_digest=golden.tree.digest if golden else None,
         runtime=target.runtime.value,
         toolchain=environments.identity(registry.runtimes()[target.runtime.value].toolchain),

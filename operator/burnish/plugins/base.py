@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, "np.ndarray"]
 """Tensor name -> array."""
+
+Answers = Callable[["Arrays"], Sequence[Hashable]]
+"""The outputs to one request -> what its user acts on, one answer per sample; None is no answer, and equals none."""
 
 
 class PluginModel(BaseModel):
@@ -197,6 +200,10 @@ class Pass(abc.ABC):
         """True if the calibration data decides what comes out; then it is part of the artifact key."""
         return False
 
+    def reads_answers(self, config: PassConfig) -> bool:
+        """True if answers decide what comes out; then how outputs are decoded is part of the artifact key."""
+        return False
+
 
 @dataclasses.dataclass(frozen=True)
 class PassRequest:
@@ -252,13 +259,17 @@ class Runtime(abc.ABC):
         """
 
     @abc.abstractmethod
-    def apply(self, step: Step, source: Path, target: Path, *, calibration: Sequence[Arrays]) -> None:
+    def apply(self, step: Step, source: Path, target: Path, *, calibration: Sequence[Arrays], answers: Answers | None = None) -> str:
         """Run one lowered step: read `source`, the exported ONNX file or what an earlier step wrote, and write `target`.
 
         `target` is called `model_file`; what else belongs to the model stands beside it.
 
         Args:
-            calibration: feeds of batch size 1, possibly empty.
+            calibration: feeds of the smallest batch, possibly empty.
+            answers: for steps of a pass that reads answers.
+
+        Returns:
+            What lowering could not know and the report should tell; mostly nothing.
         """
 
     @abc.abstractmethod

@@ -60,6 +60,7 @@ def artifact_key(
     passes: Sequence[PassEntryJson],
     calibration_digest: str | None,
     calibration_samples: int | None,
+    decoding: tuple[str, str | None] | None,
     golden_digest: str | None,
     runtime: str,
     toolchain: str,
@@ -76,6 +77,7 @@ def artifact_key(
         passes: as written, defaults filled in; in order.
         calibration_digest: tree digest of the calibration data if a pass reads it, else None.
         calibration_samples: how many of it are read, else None.
+        decoding: how answers are decoded and from which output, if a pass reads answers, else None.
         golden_digest: tree digest of the data that the golden request is taken from; None where it is made up.
         runtime: name of the runtime.
         toolchain: identity of the toolchain: its lock and the plugins' code.
@@ -92,6 +94,7 @@ def artifact_key(
             "inputs": sorted((i.model_dump(mode="json", by_alias=True) for i in inputs), key=lambda i: str(i["name"])),
             "passes": [p.model_dump(mode="json", by_alias=True) for p in passes],
             "calibration": {"digest": calibration_digest, "samples": calibration_samples},
+            "decoding": decoding,
             "golden": golden_digest,
             "runtime": runtime,
             "seed": seed,

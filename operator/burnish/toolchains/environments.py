@@ -66,6 +66,7 @@ TOOLCHAINS: Mapping[str, Toolchain] = MappingProxyType(
                 has_burnish=True,
                 code=(
                     "plugins/**/*.py",
+                    "measurement/metrics.py",
                     *(f"pipeline/{step}.py" for step in ("export", "lowering", "compress", "build", "samples", "inputs", "datasets")),
                 ),
             ),

@@ -215,6 +215,12 @@ def test_loads_never_shows_what_may_be_secret_in_a_uri(source: str) -> None:
         ("[{type: Quantize, quantize: {mode: Static}}]", "{}", Reason.CalibrationMissing, "spec.targets[0].passes[0].quantize.mode"),
         ("[{type: Quantize}, {type: Quantize}]", "{}", Reason.PassNotApplicable, "spec.targets[0].passes[1]"),
         ("[{type: Quantize, quantize: {mode: Static}}]", "{calibration: {uri: file:c.npz}}", None, ""),
+        (
+            '[{type: Quantize, quantize: {accuracyControl: {maxDrop: "0.01"}}}]',
+            "{calibration: {uri: file:c.npz}}",
+            Reason.PassNotApplicable,
+            "spec.targets[0].passes[0].quantize.accuracyControl",
+        ),
     ],
 )
 def test_passes_that_the_runtime_can_not_meet_are_refused_with_the_runtimes_reason(

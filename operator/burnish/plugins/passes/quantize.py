@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from burnish import names
 from burnish.plugins import base
 
 
@@ -25,6 +26,21 @@ class Mode(StrEnum):
     Dynamic = "Dynamic"
 
 
+class AccuracyControl(base.PluginModel):
+    """What static INT8 may cost on the calibration data."""
+
+    max_drop: Annotated[str, Field(pattern=names.DECIMAL_PATTERN, max_length=32, examples=["0.01"])] = Field(
+        description="Share of the calibration samples whose decoded answer may differ from the uncompressed model's."
+    )
+
+    @field_validator("max_drop")
+    @classmethod
+    def _below_one(cls, value: str) -> str:
+        if float(value) >= 1:
+            raise ValueError(f'{value} would let every answer change; write a decimal below 1, such as maxDrop: "0.01"')
+        return value
+
+
 class QuantizeConfig(base.PassConfig):
     """Options of the Quantize pass."""
 
@@ -40,11 +56,26 @@ class QuantizeConfig(base.PassConfig):
         default_factory=list, description="Names of graph nodes that stay in floating point."
     )
 
+    accuracy_control: AccuracyControl | None = Field(
+        default=None,
+        description="Static INT8 on OpenVINO: the layers that cost most go back to float, one after the other, until the limit holds; the report names them. "
+        "Answers are decoded as datasets.evaluation says, else by ArgMax over the first output.",
+    )
+
     @field_validator("mode")
     @classmethod
     def _mode_belongs_to_int8(cls, value: Mode, info: ValidationInfo) -> Mode:
         if info.data.get("precision") is Precision.FP16 and value is not Mode.Auto:
             raise ValueError(f"{value} belongs to precision: INT8, but precision is FP16; remove mode, or set precision: INT8")
+        return value
+
+    @field_validator("accuracy_control")
+    @classmethod
+    def _control_belongs_to_static(cls, value: AccuracyControl | None, info: ValidationInfo) -> AccuracyControl | None:
+        precision, mode = info.data.get("precision"), info.data.get("mode")
+        if value is not None and (precision is Precision.FP16 or mode is Mode.Dynamic):
+            other = f"precision is {precision}" if precision is Precision.FP16 else f"mode is {mode}"
+            raise ValueError(f"belongs to static INT8, but {other}; remove it, or set precision: INT8 and mode: Auto or Static")
         return value
 
     @field_validator("excluded_nodes")
@@ -66,3 +97,8 @@ class Quantize(base.Pass):
         """Dynamic INT8 and FP16 never look at data."""
         assert isinstance(config, QuantizeConfig)  # noqa: S101  # the registry pairs pass and config
         return config.precision is Precision.INT8 and config.mode is not Mode.Dynamic
+
+    def reads_answers(self, config: base.PassConfig) -> bool:
+        """Only accuracy control asks what the model says."""
+        assert isinstance(config, QuantizeConfig)  # noqa: S101  # the registry pairs pass and config
+        return config.accuracy_control is not None

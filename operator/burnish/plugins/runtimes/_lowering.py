@@ -35,8 +35,15 @@ def the_quantize(passes: Sequence[base.PassRequest], graph: base.GraphFacts, fou
     return config
 
 
-def objection(runtime: str, passes: Sequence[base.PassRequest], *, has_calibration: bool) -> base.Objection | None:
-    """What of a list of passes can't be met whatever the graph is; see `Runtime.objection`."""
+def objection(runtime: str, passes: Sequence[base.PassRequest], *, has_calibration: bool, controls_accuracy: bool = False) -> base.Objection | None:
+    """What of a list of passes can't be met whatever the graph is; see `Runtime.objection`.
+
+    Args:
+        runtime: its name.
+        passes: of the target.
+        has_calibration: there is calibration data.
+        controls_accuracy: the runtime has accuracyControl.
+    """
     for position, entry in enumerate(passes):
         if entry.name != Quantize.name or not isinstance(entry.config, QuantizeConfig):
             return base.Objection(Reason.PassNotApplicable, f"{runtime} does not offer the pass {entry.name}; remove it", position)
@@ -46,6 +53,12 @@ def objection(runtime: str, passes: Sequence[base.PassRequest], *, has_calibrati
         if entry.config.precision is Precision.INT8 and entry.config.mode is Mode.Static and not has_calibration:
             why = "Static fixes activation scales from data and there is none; set spec.datasets.calibration, or use mode: Auto or Dynamic"
             return base.Objection(Reason.CalibrationMissing, why, position, "quantize.mode")
+        if entry.config.accuracy_control is not None and not controls_accuracy:
+            why = f"{runtime} does not offer it; remove it, or give this target passes of its own (targets[].passes)"
+            return base.Objection(Reason.PassNotApplicable, why, position, "quantize.accuracyControl")
+        if entry.config.accuracy_control is not None and not has_calibration:
+            why = "is judged on calibration data and there is none; set spec.datasets.calibration, or remove it"
+            return base.Objection(Reason.CalibrationMissing, why, position, "quantize.accuracyControl")
     return None
 
 

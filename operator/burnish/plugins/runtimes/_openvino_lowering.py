@@ -25,7 +25,8 @@ def lower(passes: Sequence[base.PassRequest], graph: base.GraphFacts, hardware: 
     if config.precision is Precision.FP16:
         return base.Lowering((_fp16(config, graph),))
     if config.mode is Mode.Static:
-        return base.Lowering((_explicit(_static(config, graph, hardware), "Static", graph, STATIC_OPS),))
+        static = _static_control if config.accuracy_control else _static
+        return base.Lowering((_explicit(static(config, graph, hardware), "Static", graph, STATIC_OPS),))
     if config.mode is Mode.Dynamic:
         return base.Lowering((_explicit(_weights(config), "Dynamic", graph, WEIGHT_OPS),))
     return _auto(config, graph, hardware, has_calibration=has_calibration)
@@ -33,7 +34,7 @@ def lower(passes: Sequence[base.PassRequest], graph: base.GraphFacts, hardware: 
 
 def objection(passes: Sequence[base.PassRequest], *, has_calibration: bool) -> base.Objection | None:
     """What of a list of passes can't be met whatever the graph is; see `Runtime.objection`."""
-    return common.objection("OpenVINO", passes, has_calibration=has_calibration)
+    return common.objection("OpenVINO", passes, has_calibration=has_calibration, controls_accuracy=True)
 
 
 def _auto(config: QuantizeConfig, graph: base.GraphFacts, hardware: base.HardwareClass, *, has_calibration: bool) -> base.Lowering:
@@ -48,7 +49,9 @@ def _auto(config: QuantizeConfig, graph: base.GraphFacts, hardware: base.Hardwar
     else:
         skipped.append(base.Skipped("weights", common.nothing_for(WEIGHT_OPS)))
     without_ends = common.skipped_ends(static_nodes, STATIC_OPS, has_calibration=has_calibration)
-    if without_ends:
+    if config.accuracy_control:
+        recipes += [_static_control(config, graph, hardware)] if static_nodes else []
+    elif without_ends:
         skipped.append(without_ends)
     else:
         recipes.append(_static_ends(config, graph, hardware))
@@ -79,6 +82,15 @@ def _static(config: QuantizeConfig, graph: base.GraphFacts, hardware: base.Hardw
 def _static_ends(config: QuantizeConfig, graph: base.GraphFacts, hardware: base.HardwareClass) -> base.Recipe:
     step = _step("static", config, **_static_options(graph, hardware), keepEnds=True)
     return base.Recipe("static-ends", f"static INT8{_scheme(graph)}, the first and the last weighted node in float{common.note(hardware)}", (step,))
+
+
+def _static_control(config: QuantizeConfig, graph: base.GraphFacts, hardware: base.HardwareClass) -> base.Recipe:
+    assert config.accuracy_control is not None  # noqa: S101  # else this is not asked for
+    limit = config.accuracy_control.max_drop
+    step = _step("static", config, **_static_options(graph, hardware), keepEnds=False, maxDrop=limit)
+    return base.Recipe(
+        "static-control", f"static INT8{_scheme(graph)}, in float what costs more than {limit} of the answers{common.note(hardware)}", (step,)
+    )
 
 
 def _step(kind: str, config: QuantizeConfig, **options: object) -> base.Step:

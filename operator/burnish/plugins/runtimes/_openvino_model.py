@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,6 @@ WEIGHTED = {"Convolution": 1, "GroupConvolution": 1, "ConvolutionBackpropData": 
 _NO_RULE = re.compile(r"No conversion rule found for operations: (.+)")
 _NUMBERED = re.compile(r"[A-Z]\w*_\d+(/|$)")
 """Names that OpenVINO made up, with a counter of the process; the source's may look the same."""
-_NAMED = (*WEIGHTED, "Parameter", "Result")
-"""Operator types that keep their names all the same: people know them from the source."""
 
 
 def read(path: Path) -> Any:
@@ -27,6 +25,7 @@ def read(path: Path) -> Any:
     Raises:
         BurnishError: UnsupportedOperator, naming what OpenVINO has no conversion for; CandidateNotBuildable.
     """
+    import onnx
     import openvino
 
     if path.suffix == ".xml":
@@ -44,15 +43,15 @@ def read(path: Path) -> Any:
                 f"OpenVINO has no {missing[1].strip()}; export the model without, or use runtime: ONNXRuntime for this target",
                 field="spec.targets[].runtime",
             ) from error
-        _name_ports(model, path)
+        graph = onnx.load(path, load_external_data=False).graph
+        _name_ports(model, graph)
+        names = {name for node in graph.node for name in (node.name, *node.output)}
+        _number(model, lambda op: label(op) in names)
         return model
 
 
-def _name_ports(model: Any, path: Path) -> None:
+def _name_ports(model: Any, graph: Any) -> None:
     """Let each input and output have the one name that the source has: Triton's native backend knows them by one only."""
-    import onnx
-
-    graph = onnx.load(path, load_external_data=False).graph
     weights = {tensor.name for tensor in graph.initializer}
     for ports, values in ((model.inputs, [v for v in graph.input if v.name not in weights]), (model.outputs, graph.output)):
         for port, value in zip(ports, values, strict=True):
@@ -75,12 +74,17 @@ def save(model: Any, path: Path) -> None:
     """
     import openvino
 
-    for index, op in enumerate(model.get_ordered_ops()):
-        kind = op.get_type_name()
-        if kind not in _NAMED and _NUMBERED.match(op.get_friendly_name()):
-            op.set_friendly_name(f"{kind}_{index}")
+    _number(model, lambda op: op.get_type_name() in WEIGHTED)
     with typed_errors("OpenVINO does not write the model"):
         openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _number(model: Any, is_known: Callable[[Any], bool]) -> None:
+    """Give what OpenVINO made up names that depend on the model alone, but for operations that are known by theirs."""
+    for index, op in enumerate(model.get_ordered_ops()):
+        kind = op.get_type_name()
+        if kind not in ("Parameter", "Result") and _NUMBERED.match(op.get_friendly_name()) and not is_known(op):
+            op.set_friendly_name(f"{kind}_{index}")
 
 
 def opset(path: Path) -> int:
@@ -105,6 +109,12 @@ def weight(op: Any) -> Any | None:
 
 
 _ON_WEIGHTS = frozenset(("Convert", "Multiply", "Subtract", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "FakeQuantize"))
+
+
+def is_float(op: Any) -> bool:
+    """True where the weight of a weighted operation is in floating point."""
+    constant = weight(op)
+    return constant is not None and constant.get_element_type().is_real()
 
 
 def label(op: Any) -> str:

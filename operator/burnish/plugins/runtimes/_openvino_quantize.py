@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from burnish.plugins import base
+from burnish.plugins.runtimes import _openvino_control as control
 from burnish.plugins.runtimes import _openvino_model as ir
 from burnish.plugins.runtimes import _openvino_session as session
 
 _LARGEST_HALF = 65504.0
 
 
-def apply(step: base.Step, source: Path, target: Path, *, calibration: Sequence[base.Arrays]) -> None:
+def apply(step: base.Step, source: Path, target: Path, *, calibration: Sequence[base.Arrays], answers: base.Answers | None) -> str:
     """Run one step; see `Runtime.apply`.
 
     Raises:
@@ -23,9 +24,14 @@ def apply(step: base.Step, source: Path, target: Path, *, calibration: Sequence[
     model = ir.read(source)
     kept = ir.find(model, _strings(step, "excluded"), source)
     with session.typed_errors(f"{step.kind} quantization failed"):
-        made = _APPLY[step.kind](step, model, kept, calibration)
+        if "maxDrop" in step.options:
+            assert answers is not None  # noqa: S101  # the pass reads answers
+            made, note = _controlled(step, model, kept, calibration, answers)
+        else:
+            made, note = _APPLY[step.kind](step, model, kept, calibration), ""
     ir.save(made, target)
-    _believe(made, target, calibration)
+    _believe(target, calibration)
+    return note
 
 
 def _fp16(step: base.Step, model: Any, kept: list[Any], calibration: Sequence[base.Arrays]) -> Any:
@@ -49,38 +55,57 @@ def _fp16(step: base.Step, model: Any, kept: list[Any], calibration: Sequence[ba
 def _weights(step: base.Step, model: Any, kept: list[Any], calibration: Sequence[base.Arrays]) -> Any:
     import nncf
 
-    return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=_ignored(kept))
+    scope = nncf.IgnoredScope(names=[op.get_friendly_name() for op in kept])
+    return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=scope)
 
 
 def _static(step: base.Step, model: Any, kept: list[Any], calibration: Sequence[base.Arrays]) -> Any:
-    import nncf
-
     if step.options["keepEnds"]:
         names = {op.get_friendly_name() for op in kept}
         touched = [op for op in ir.weighted_ops(model) if op.get_type_name() != "Gather" and op.get_friendly_name() not in names]
         kept = [*kept, *dict.fromkeys((touched[0], touched[-1]))] if touched else kept
-    fix = nncf.OverflowFix.ENABLE if step.options["reduceRange"] else nncf.OverflowFix.DISABLE
+    return _quantized(step, model, [op.get_friendly_name() for op in kept], calibration)
+
+
+def _controlled(step: base.Step, model: Any, kept: list[Any], calibration: Sequence[base.Arrays], answers: base.Answers) -> tuple[Any, str]:
+    """Static INT8 with what costs most in float, and what that is."""
+    excluded = [op.get_friendly_name() for op in kept]
+    labels = {op.get_friendly_name(): ir.label(op) for op in model.get_ordered_ops()}
+    found = control.control(
+        model,
+        lambda names: _quantized(step, model.clone(), [*excluded, *names], calibration),
+        lambda: _quantized(step, model.clone(), excluded, calibration, switchable=True),
+        calibration,
+        answers,
+        max_drop=float(str(step.options["maxDrop"])),
+    )
+    back = ", ".join(labels[name] for name in found.kept) or "nothing"
+    return found.model, f"{found.same:.1%} of the calibration's answers stay; in float: {back}"
+
+
+def _quantized(step: base.Step, model: Any, kept: Sequence[str], calibration: Sequence[base.Arrays], *, switchable: bool = False) -> Any:
+    """Static INT8 by NNCF; `switchable`: weights and biases as they were, the weights behind quantizers."""
+    import nncf
+
     return nncf.quantize(
         model,
         nncf.Dataset(calibration, dict),
         subset_size=len(calibration),
         target_device=nncf.TargetDevice.CPU,
         model_type=nncf.ModelType.TRANSFORMER if step.options["transformer"] else None,
-        ignored_scope=_ignored(kept),
-        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
+        ignored_scope=nncf.IgnoredScope(names=list(kept)),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            overflow_fix=nncf.OverflowFix.ENABLE if step.options["reduceRange"] else nncf.OverflowFix.DISABLE,
+            disable_bias_correction=switchable,
+            backend_params={"compress_weights": not switchable},
+        ),
     )
 
 
 _APPLY: dict[str, Callable[[base.Step, Any, list[Any], Sequence[base.Arrays]], Any]] = {"fp16": _fp16, "weights": _weights, "static": _static}
 
 
-def _ignored(kept: list[Any]) -> Any:
-    import nncf
-
-    return nncf.IgnoredScope(names=[op.get_friendly_name() for op in kept])
-
-
-def _believe(model: Any, path: Path, calibration: Sequence[base.Arrays]) -> None:
+def _believe(path: Path, calibration: Sequence[base.Arrays]) -> None:
     """Load the written model and run it once, where there is a request to run it on.
 
     Raises:

@@ -37,13 +37,14 @@ class OnnxRuntime(base.Runtime):
         """
         return lowering.lower(passes, graph, hardware, has_calibration=has_calibration)
 
-    def apply(self, step: base.Step, source: Path, target: Path, *, calibration: Sequence[base.Arrays]) -> None:
+    def apply(self, step: base.Step, source: Path, target: Path, *, calibration: Sequence[base.Arrays], answers: base.Answers | None = None) -> str:
         """Run one lowered step; the result was loaded and run once before this returns.
 
         Raises:
             BurnishError: CandidateNotBuildable with ONNX Runtime's message; PassNotApplicable.
         """
         quantize.apply(step, source, target, calibration=calibration)
+        return ""
 
     def build(self, model: Path, target: Path, *, image: base.ServingImage) -> None:
         """Copy the model into `target` (ONNX Runtime loads ONNX as it is), if `image` can load it.

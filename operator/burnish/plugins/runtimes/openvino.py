@@ -36,13 +36,13 @@ class OpenVino(base.Runtime):
         """
         return lowering.lower(passes, graph, hardware, has_calibration=has_calibration)
 
-    def apply(self, step: base.Step, source: Path, target: Path, *, calibration: Sequence[base.Arrays]) -> None:
-        """Run one lowered step; the result was loaded and run once before this returns.
+    def apply(self, step: base.Step, source: Path, target: Path, *, calibration: Sequence[base.Arrays], answers: base.Answers | None = None) -> str:
+        """Run one lowered step; the result was loaded and run once before this returns. Accuracy control tells what it left in float.
 
         Raises:
             BurnishError: UnsupportedOperator; CandidateNotBuildable with the words of OpenVINO or NNCF.
         """
-        quantize.apply(step, source, target, calibration=calibration)
+        return quantize.apply(step, source, target, calibration=calibration, answers=answers)
 
     def build(self, model: Path, target: Path, *, image: base.ServingImage) -> None:
         """Write the model into `target` as OpenVINO's IR, weights as they are, if `image` can load it.

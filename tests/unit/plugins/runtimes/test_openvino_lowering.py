@@ -6,7 +6,7 @@ import pytest
 
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base, registry
-from burnish.plugins.passes.quantize import Mode, Precision, QuantizeConfig
+from burnish.plugins.passes.quantize import AccuracyControl, Mode, Precision, QuantizeConfig
 
 OPENVINO = registry.runtimes()["OpenVINO"]
 
@@ -114,6 +114,34 @@ def test_excluded_node_unknown_is_refused_with_what_is_close(vnni: base.Hardware
     with pytest.raises(BurnishError, match="conv1") as caught:
         _lower(CNN, vnni, QuantizeConfig(excluded_nodes=["conv3"]))
     assert caught.value.reason is Reason.PassNotApplicable
+
+
+CONTROL = AccuracyControl(max_drop="0.01")
+
+
+def test_accuracy_control_is_a_candidate_of_its_own_beside_what_it_controls(vnni: base.HardwareClass) -> None:
+    lowering = _lower(CNN, vnni, QuantizeConfig(accuracy_control=CONTROL))
+    assert _names(lowering) == ["static", "weights", "static-control"]
+    assert [step.options.get("maxDrop") for recipe in lowering.recipes for step in recipe.steps] == [None, None, "0.01"]
+    assert _names(_lower(CNN, vnni, QuantizeConfig(mode=Mode.Static, accuracy_control=CONTROL))) == ["static-control"]
+    assert _names(_lower(TABLE, vnni, QuantizeConfig(accuracy_control=CONTROL))) == ["weights"]
+
+
+def test_accuracy_control_needs_data_and_openvino(vnni: base.HardwareClass) -> None:
+    passes = [base.PassRequest("Quantize", QuantizeConfig(accuracy_control=CONTROL))]
+    missing = OPENVINO.objection(passes, has_calibration=False)
+    assert missing is not None
+    assert (missing.reason, missing.field) == (Reason.CalibrationMissing, "quantize.accuracyControl")
+    assert OPENVINO.objection(passes, has_calibration=True) is None
+    other = registry.runtimes()["ONNXRuntime"].objection(passes, has_calibration=True)
+    assert other is not None
+    assert (other.reason, other.field) == (Reason.PassNotApplicable, "quantize.accuracyControl")
+
+
+def test_only_accuracy_control_reads_answers() -> None:
+    quantize = registry.passes()["Quantize"]
+    assert quantize.reads_answers(QuantizeConfig(accuracy_control=CONTROL))
+    assert not quantize.reads_answers(QuantizeConfig())
 
 
 def test_parameters_write_out_threads_streams_and_precision() -> None:
