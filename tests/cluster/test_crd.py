@@ -53,6 +53,9 @@ spec:
       tolerations: [{key: team, operator: Equal, value: vision, effect: NoSchedule}, {key: spot, operator: Exists}]
       priorityClassName: low
       imagePullSecrets: [{name: registry}]
+  - name: openvino
+    runtime: OpenVINO
+    passes: [{type: Quantize, quantize: {accuracyControl: {maxDrop: "0.01"}}}]
   - name: gpu
     runtime: ONNXRuntime
     accelerator: {type: GPU, product: NVIDIA-A10, count: 1, resource: nvidia.com/gpu}
@@ -135,12 +138,36 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("spec.passes.0.quantize.precision", "INT4", "spec.passes[0].quantize.precision", '"INT8", "FP16"'),
     ("spec.passes.0.quantize.excludedNodes", ["head", "head"], "spec.passes[0].quantize.excludedNodes[1]", "Duplicate value"),
     ("spec.passes", [{"type": "Quantize"}] * 2, "spec.passes", "keep one entry (mode: Auto tries several ways)"),
-    ("spec.targets.1.passes", [{"type": "Quantize"}] * 2, "spec.targets[1].passes", "keep one entry (mode: Auto tries several ways)"),
+    ("spec.targets.2.passes", [{"type": "Quantize"}] * 2, "spec.targets[2].passes", "keep one entry (mode: Auto tries several ways)"),
     (
         "-spec.targets.0.passes",
         [{"type": "Quantize", "quantize": {"mode": "Static"}}],
         "spec.targets",
         "a target's passes needs spec.datasets.calibration; add",
+    ),
+    (
+        "-spec.passes",
+        [{"type": "Quantize", "quantize": {"accuracyControl": {"maxDrop": "0.01"}}}],
+        "spec.passes",
+        "accuracyControl needs spec.datasets.calibration; add",
+    ),
+    (
+        "-spec.targets.0.passes",
+        [{"type": "Quantize", "quantize": {"accuracyControl": {"maxDrop": "0.01"}}}],
+        "spec.targets",
+        "accuracyControl in a target's passes needs spec.datasets.calibration; add",
+    ),
+    (
+        "-spec.passes",
+        [{"type": "Quantize", "quantize": {"mode": "Dynamic", "accuracyControl": {"maxDrop": "0.01"}}}],
+        "spec.passes[0].quantize.accuracyControl",
+        "belongs to static INT8",
+    ),
+    (
+        "-spec.passes",
+        [{"type": "Quantize", "quantize": {"accuracyControl": {"maxDrop": "1"}}}],
+        "spec.passes[0].quantize.accuracyControl.maxDrop",
+        "write a decimal below 1",
     ),
     ("spec.targets.0.name", "a-rather-long-name", "spec.targets[0].name", "may not be more than 12"),
     ("spec.targets.0.name", "CPU", "spec.targets[0].name", "write for example name: cpu"),
@@ -156,7 +183,7 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("spec.targets.0.resources.memory", "1GB", "spec.targets[0].resources.memory", "is not a quantity"),
     ("spec.targets.0.resources.cpuRequest", "3", "spec.targets[0].resources.cpuRequest", "lower it, or leave it out"),
     ("-spec.targets.0.resources", {"cpuRequest": "2"}, "spec.targets[0].resources.cpuRequest", "is not between 0 and the limit cpu"),
-    ("spec.targets.1.accelerator.type", "CPU", "spec.targets[1].accelerator.product", "remove it or change type"),
+    ("spec.targets.2.accelerator.type", "CPU", "spec.targets[2].accelerator.product", "remove it or change type"),
     ("spec.targets.0.accelerator.count", 1, "spec.targets[0].accelerator.count", "belongs to type: GPU, but type is CPU"),
     ("-spec.targets.0.accelerator", {"resource": "nvidia.com/gpu"}, "spec.targets[0].accelerator.resource", "belongs to type: GPU"),
     ("spec.targets.0.accelerator.nodeLabels.0.name", "a b", "spec.targets[0].accelerator.nodeLabels[0].name", "is not a label's key"),
