@@ -42,14 +42,8 @@ def run(work: WorkDir) -> BuildStepRecord:
     """
     request, exported = work.load_request(), work.load(StepName.export, ExportRecord)
     builder = _Builder(work, request, exported)
-    try:
+    with compress.baseline_errors(builder.runtime):
         baseline = builder.build(names.BASELINE, BASELINE_SUMMARY, work.folder(StepName.export) / export.MODEL, ())
-    except BurnishError as error:
-        if error.reason is Reason.CandidateNotBuildable:
-            raise BurnishError(
-                Reason.BaselineNotLoadable, f"{request.target.runtime.value} does not load the converted source: {error.message}"
-            ) from error
-        raise
     difference = builder.compare_with_source()
     recipes = compress.recipes(work, request, exported)
     models = [baseline]

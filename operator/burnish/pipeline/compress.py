@@ -5,8 +5,9 @@ A candidate that can't be made is a finding, not a failure: it stands in the rep
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from burnish.api.job_contract import CompressedCandidate, CompressRecord, ExportRecord, PipelineRequest, StepName
@@ -20,16 +21,20 @@ from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
 from burnish.plugins import base as plugins
 from burnish.plugins import registry
+from burnish.serving import images
 
 
 def run(work: WorkDir) -> CompressRecord:
     """Lower the passes for the target's runtime and apply them.
 
     Raises:
-        BurnishError: CalibrationMissing, PassNotApplicable: an explicit request that can't be met.
+        BurnishError: CalibrationMissing, PassNotApplicable: an explicit request that can't be met; UnsupportedOperator, UnsupportedOpset,
+            BaselineNotLoadable: the runtime, or the serving image, can't load the converted source.
     """
     request, exported = work.load_request(), work.load(StepName.export, ExportRecord)
     runtime = registry.runtimes()[request.target.runtime.value]
+    with baseline_errors(runtime):
+        runtime.check(work.folder(StepName.export) / MODEL, image=images.image(request.serving_image))
     data = samples.open_datasets(work, request, exported.signature)
     calibration: Sequence[plugins.Arrays] = data.calibration.feeds(data.smallest_batch, fill=True) if data.calibration else ()
     lowering = lower(request, exported.graph)
@@ -43,6 +48,21 @@ def run(work: WorkDir) -> CompressRecord:
 def recipes(work: WorkDir, request: PipelineRequest, exported: ExportRecord) -> dict[str, plugins.Recipe]:
     """The recipes by name; lowering is pure, so asking again gives the same."""
     return {recipe.name: recipe for recipe in lower(request, exported.graph).recipes}
+
+
+@contextlib.contextmanager
+def baseline_errors(runtime: plugins.Runtime) -> Iterator[None]:
+    """Without a baseline nothing can be compared: that it isn't buildable is an error, not a finding.
+
+    Raises:
+        BurnishError: BaselineNotLoadable.
+    """
+    try:
+        yield
+    except BurnishError as error:
+        if error.reason is Reason.CandidateNotBuildable:
+            raise BurnishError(Reason.BaselineNotLoadable, f"{runtime.name} does not load the converted source: {error.message}") from error
+        raise
 
 
 def _answers(request: PipelineRequest, data: samples.Samples) -> plugins.Answers:

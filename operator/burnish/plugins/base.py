@@ -259,6 +259,14 @@ class Runtime(abc.ABC):
         """
 
     @abc.abstractmethod
+    def check(self, model: Path, *, image: ServingImage) -> None:
+        """Refuse the exported ONNX file `model` before work is put into it, if this runtime, or `image`, can't load it.
+
+        Raises:
+            BurnishError: UnsupportedOperator, UnsupportedOpset, CandidateNotBuildable.
+        """
+
+    @abc.abstractmethod
     def apply(self, step: Step, source: Path, target: Path, *, calibration: Sequence[Arrays], answers: Answers | None = None) -> str:
         """Run one lowered step: read `source`, the exported ONNX file or what an earlier step wrote, and write `target`.
 

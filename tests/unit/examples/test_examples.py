@@ -32,9 +32,9 @@ def load_script(name: str) -> ModuleType:
     return module
 
 
-def test_examples_are_the_three_of_the_readme() -> None:
+def test_examples_are_those_of_the_readme() -> None:
     linked = set(re.findall(r"\]\(([a-z]+\.yaml)\)", (EXAMPLES / "README.md").read_text()))
-    assert linked == {path.name for path in MANIFESTS} == {"digits.yaml", "magika.yaml", "ocr.yaml"}
+    assert linked == {path.name for path in MANIFESTS} == {"digits.yaml", "magika.yaml", "ocr.yaml", "runtimes.yaml"}
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)

@@ -87,10 +87,10 @@ def _number(model: Any, is_known: Callable[[Any], bool]) -> None:
             op.set_friendly_name(f"{kind}_{index}")
 
 
-def opset(path: Path) -> int:
-    """The newest of OpenVINO's operator sets that the IR at `path` needs."""
-    found = re.findall(rb'version="opset(\d+)"', path.read_bytes())
-    return max(map(int, found), default=1)
+def opset(model: Any) -> int:
+    """The newest of OpenVINO's operator sets that the model's graph needs; those of bodies of loops and conditions are not looked at."""
+    versions = (op.get_type_info().version_id for op in model.get_ordered_ops())
+    return max(int(version.removeprefix("opset")) for version in versions if version.startswith("opset"))
 
 
 def weighted_ops(model: Any) -> list[Any]:

@@ -37,6 +37,20 @@ class OnnxRuntime(base.Runtime):
         """
         return lowering.lower(passes, graph, hardware, has_calibration=has_calibration)
 
+    def check(self, model: Path, *, image: base.ServingImage) -> None:
+        """Refuse what `image` can't load.
+
+        Raises:
+            BurnishError: UnsupportedOpset.
+        """
+        opset, ir_version = quantize.versions(model)
+        if opset > image.max_opset or ir_version > image.max_ir_version:
+            raise BurnishError(
+                Reason.UnsupportedOpset,
+                f"the built model has opset {opset} and IR version {ir_version}; "
+                f"{image.name} loads at most opset {image.max_opset} and IR version {image.max_ir_version}",
+            )
+
     def apply(self, step: base.Step, source: Path, target: Path, *, calibration: Sequence[base.Arrays], answers: base.Answers | None = None) -> str:
         """Run one lowered step; the result was loaded and run once before this returns.
 
@@ -52,13 +66,7 @@ class OnnxRuntime(base.Runtime):
         Raises:
             BurnishError: UnsupportedOpset.
         """
-        opset, ir_version = quantize.versions(model)
-        if opset > image.max_opset or ir_version > image.max_ir_version:
-            raise BurnishError(
-                Reason.UnsupportedOpset,
-                f"the built model has opset {opset} and IR version {ir_version}; "
-                f"{image.name} loads at most opset {image.max_opset} and IR version {image.max_ir_version}",
-            )
+        self.check(model, image=image)
         target.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(model, target / self.model_file)
         data = model.with_name(f"{model.name}.data")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base
@@ -36,6 +36,14 @@ class OpenVino(base.Runtime):
         """
         return lowering.lower(passes, graph, hardware, has_calibration=has_calibration)
 
+    def check(self, model: Path, *, image: base.ServingImage) -> None:
+        """Refuse what OpenVINO can't convert, and what `image` can't load of it.
+
+        Raises:
+            BurnishError: UnsupportedOperator, UnsupportedOpset, CandidateNotBuildable.
+        """
+        _check_image(ir.read(model), image)
+
     def apply(self, step: base.Step, source: Path, target: Path, *, calibration: Sequence[base.Arrays], answers: base.Answers | None = None) -> str:
         """Run one lowered step; the result was loaded and run once before this returns. Accuracy control tells what it left in float.
 
@@ -50,15 +58,10 @@ class OpenVino(base.Runtime):
         Raises:
             BurnishError: UnsupportedOperator; UnsupportedOpset; CandidateNotBuildable.
         """
+        loaded = ir.read(model)
+        _check_image(loaded, image)
         target.mkdir(parents=True, exist_ok=True)
-        ir.save(ir.read(model), target / self.model_file)
-        opset = ir.opset(target / self.model_file)
-        if opset > image.max_openvino_opset:
-            raise BurnishError(
-                Reason.UnsupportedOpset,
-                f"the built model has operators of OpenVINO's opset {opset}; "
-                f"{image.name} (OpenVINO {image.versions['openvino']}) loads at most opset {image.max_openvino_opset}",
-            )
+        ir.save(loaded, target / self.model_file)
 
     def open(self, directory: Path, *, threads: int) -> base.Session:
         """Load what `build` wrote, as it will be served.
@@ -74,3 +77,13 @@ class OpenVino(base.Runtime):
         The native backend runs every request at the largest batch and fills up smaller ones, if it is told to.
         """
         return {"INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32", "ENABLE_BATCH_PADDING": "YES"}
+
+
+def _check_image(model: Any, image: base.ServingImage) -> None:
+    opset = ir.opset(model)
+    if opset > image.max_openvino_opset:
+        raise BurnishError(
+            Reason.UnsupportedOpset,
+            f"the model needs operators of OpenVINO's opset {opset}; "
+            f"{image.name} (OpenVINO {image.versions['openvino']}) loads at most opset {image.max_openvino_opset}",
+        )
