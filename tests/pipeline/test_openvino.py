@@ -141,6 +141,9 @@ def test_targets_of_both_runtimes_are_measured_each_with_its_own_passes(project,
     assert {name: target["state"] for name, target in targets.items()} == {"ort": "Published", "openvino": "Published"}
     assert [c["name"] for c in targets["ort"]["candidates"]] == ["static"]
     assert [c["name"] for c in targets["openvino"]["candidates"]] == ["static", "weights", "static-control"]
+    same = targets["openvino"]["candidates"].pop()
+    assert (same["reason"], "speedup" in same) == ("CandidateSkipped", False)
+    assert "the same model as static" in same["message"]
     for target in targets.values():
         assert all(float(candidate["speedup"]) > 0 for candidate in target["candidates"])
         assert all(float(candidate["score"]) > 0.98 for candidate in target["candidates"])

@@ -6,6 +6,7 @@ the numbers on the way, nothing is measured against a baseline that isn't the mo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from burnish import names
@@ -52,7 +53,8 @@ def run(work: WorkDir) -> BuildStepRecord:
             models.append(BuiltModel(name=candidate.name, summary=candidate.summary, reason=candidate.reason, message=candidate.message))
             continue
         try:
-            models.append(builder.build(candidate.name, candidate.summary, work.path(candidate.file), recipes[candidate.name].steps))
+            built = builder.build(candidate.name, candidate.summary, work.path(candidate.file), recipes[candidate.name].steps)
+            models.append(_unless_known(built, models))
         except BurnishError as error:
             if error.reason not in (Reason.CandidateNotBuildable, Reason.UnsupportedOpset):
                 raise
@@ -61,6 +63,14 @@ def run(work: WorkDir) -> BuildStepRecord:
     folders = {m.name: work.path(m.directory) for m in models if m.directory is not None}
     repository.write(work.folder(StepName.build) / "repository", folders, request)
     return BuildStepRecord(models=tuple(models), inputs=builder.inputs, difference=difference)
+
+
+def _unless_known(built: BuiltModel, before: Sequence[BuiltModel]) -> BuiltModel:
+    """`built`, or that it is left out, as an earlier candidate is the same: nothing is measured twice."""
+    same = next((m.name for m in before if m.content_digest == built.content_digest and m.name != names.BASELINE), None)
+    if same is None:
+        return built
+    return BuiltModel(name=built.name, summary=built.summary, reason=Reason.CandidateSkipped, message=f"the same model as {same} ({built.summary})")
 
 
 class _Builder:
