@@ -82,9 +82,8 @@ class Installation:
     def upload(self, *models: str) -> None:
         """Model and data of examples, into the S3 server."""
         files = self.files()
-        for model in models:
-            for path in example_files(model):
-                files.put_file(str(path), f"{self.sources}/{model}/{path.name}")
+        for path in {path for model in models for path in example_files(model)}:
+            files.put_file(str(path), f"{self.sources}/{path.parent.name}/{path.name}")
         say(f"S3 server at {self.credentials.endpoint or 'Amazon'}: {self.sources} holds {', '.join(models)}, {self.store} is the store")
 
     def install(self, **values: object) -> None:

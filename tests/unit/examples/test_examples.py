@@ -50,9 +50,11 @@ def test_overlay_for_a_cluster_differs_only_in_where_the_files_are_and_in_reserv
     local, overlay = yaml.safe_load(path.read_text()), yaml.safe_load((EXAMPLES / "cluster" / path.name).read_text())
     spec = local["spec"]
     for entry in (spec["source"], *spec["datasets"].values()):
-        entry["uri"] = f"s3://models/{path.stem}/{Path(entry['uri']).name}"  # where e2e/installation.py puts them
+        file = Path(entry["uri"].removeprefix("file:"))
+        entry["uri"] = f"s3://models/{file.parent.name}/{file.name}"  # where e2e/installation.py puts them
     spec["source"]["secretRef"] = {"name": "models"}
-    spec["targets"][0]["resources"]["cpuRequest"] = "250m"
+    for target in spec["targets"]:
+        target["resources"]["cpuRequest"] = "250m"
     assert overlay == local
     load_manifest(EXAMPLES / "cluster" / path.name)
 
