@@ -63,14 +63,34 @@ to the last model's first status. The operator looks at what it made as well, an
 """
 
 
+_SERVING = """## What does a cluster add?
+
+The local cluster (one node, everything on this machine's CPUs): to the work, until the first answer, and to each request.
+"""
+
+_SERVING_PIPELINE = """The example `digits` with an empty store: on the cluster from `kubectl apply` until it is published (S3 store and source), against `burnish run` (files), {count}
+times in turns. The kubelet notes whole seconds, so a step's time is that much unsure, and holds the start of its container's Python.
+"""
+
+_SERVING_FIRST = """Another OptimizedModel of the same spec, with all in the store: no pipeline Job starts. Medians over {count}, from apply until each was seen; the 90th percentile
+of the first answer is {p90:.1f} s.
+"""
+
+_SERVING_REQUESTS = """Requests of one sample through the Service from this machine (virtual Ethernet, kube-proxy), over kept-alive HTTP with binary tensors, in a closed loop of so many
+workers, against a bare ONNX Runtime session of the same file, same threads, in the client's own process on as many CPUs. Triton runs in our image, with its Python-based
+backend; the client shares the machine with it. Blocks of half a second in turns; *share* is Triton's throughput / the bare session's, paired, 99 %. Many Python threads
+on one CPU cost the bare session too.
+"""
+
+
 def render(results: Mapping[str, Figures]) -> str:
     """The page.
 
     Args:
         results: name of the benchmark -> what it saved.
     """
-    sections = {"gate": _gate, "candidates": _candidates, "overhead": _overhead, "controller": _controller}
-    titles = {"gate": _GATE, "candidates": _CANDIDATES, "overhead": _OVERHEAD, "controller": _CONTROLLER}
+    sections = {"gate": _gate, "candidates": _candidates, "overhead": _overhead, "controller": _controller, "serving": _serving}
+    titles = {"gate": _GATE, "candidates": _CANDIDATES, "overhead": _OVERHEAD, "controller": _CONTROLLER, "serving": _SERVING}
     parts = [_HEAD]
     for name, section in sections.items():
         missing = f"{titles[name].splitlines()[0]}\n\nNot measured yet: `.venv/bin/python tests/benchmarks/bench_{name}.py`.\n"
@@ -208,6 +228,56 @@ def _overhead(found: Figures) -> str:
             _machine(found["machine"], load),
         ]
     )
+
+
+def _serving(found: Figures) -> str:
+    pairs, first, summary = found["pipeline"], found["first"], found["summary"]
+    overheads = [pair["cluster"]["seconds"] - pair["local"]["seconds"] for pair in pairs]
+    pipeline = [
+        [what, f"{summary[key]:.1f}", _range(seconds)]
+        for what, key, seconds in (
+            ("apply to published, on the cluster", "cluster", [pair["cluster"]["seconds"] for pair in pairs]),
+            ("`burnish run`", "local", [pair["local"]["seconds"] for pair in pairs]),
+            ("overhead, paired", "overhead", overheads),
+        )
+    ]
+    steps = pairs[0]["local"]["steps"]
+    where = [
+        [part, f"{_median([pair['cluster']['parts'][part] for pair in pairs]):.0f}", _steps_of_run(part, pairs, steps)]
+        for part in pairs[0]["cluster"]["parts"]
+    ]
+    times = [[what, f"{_median([seen[what] for seen in first]):.1f}", _range([seen[what] for seen in first])] for what in first[0]]
+    rows = [
+        [
+            row["model"],
+            row["served"],
+            str(row["concurrency"]),
+            *(f"{row[side]['perSecond']:g}" for side in ("triton", "bare")),
+            figures.interval(row["share"]),
+            *(f"{row[side]['p50']:.3g} / {row[side]['p99']:.3g}" for side in ("triton", "bare")),
+        ]
+        for row in found["requests"]
+    ]
+    headers = ["model", "served", "workers", "Triton, /s", "bare, /s", "share", "Triton p50 / p99, ms", "bare p50 / p99, ms"]
+    load = f"load average after each pair {', '.join(str(pair['loadAverage']) for pair in pairs)}"
+    return "\n".join(
+        [
+            _SERVING,
+            _SERVING_PIPELINE.format(count=len(pairs)),
+            _table(["what", "seconds", "smallest to largest"], pipeline),
+            _table(["where the seconds go (medians)", "on the cluster", "`burnish run`"], where),
+            _SERVING_FIRST.format(count=len(first), p90=summary["firstP90"]),
+            _table(["from apply until", "seconds", "smallest to largest"], times),
+            _SERVING_REQUESTS,
+            _table(headers, rows),
+            _machine(found["machine"], load),
+        ]
+    )
+
+
+def _steps_of_run(part: str, pairs: Sequence[Figures], steps: Figures) -> str:
+    step = part.removesuffix(" Job")
+    return f"{_median([pair['local']['steps'][step] for pair in pairs]):.1f}" if step in steps else ""
 
 
 def _machine(about: Figures, more: str) -> str:

@@ -20,6 +20,32 @@ OVERHEAD = {
     ],
 }
 
+SIDE = {"perSecond": 900.0, "p50": 1.1, "p99": 2.0}
+SERVING = {
+    "machine": MACHINE,
+    "summary": {"firstMedian": 11.0, "firstP90": 12.5, "local": 20.0, "cluster": 32.0, "overhead": 13.0},
+    "pipeline": [
+        {
+            "local": {"seconds": seconds, "steps": {"resolve": 0.4, "measure": 14.0}},
+            "cluster": {"seconds": seconds + 13, "parts": {"resolve Job": 6.0, "pod's start": 1.0, "measure": 15.0}},
+            "loadAverage": 1.0,
+        }
+        for seconds in (19.0, 20.0, 21.0)
+    ],
+    "first": [{"pod ready": 9.0, "first answer": 11.0}],
+    "requests": [
+        {
+            "model": "digits",
+            "served": "static",
+            "concurrency": 4,
+            "threads": 1,
+            "share": {"estimate": 0.3, "low": 0.28, "high": 0.32},
+            "triton": SIDE,
+            "bare": SIDE,
+        }
+    ],
+}
+
 
 @pytest.fixture
 def render(monkeypatch):
@@ -43,6 +69,14 @@ def test_page_says_so_where_a_target_is_missed(render):
     lines = {line.split(" | ")[0]: line for line in render.render({"overhead": OVERHEAD}).splitlines()}
     assert lines["| overhead, paired"].endswith("| 4.0 | 4.0 to 4.0 | at most 3 s or 5 % | **no** |")
     assert lines["| `burnish run`, all in the store"].endswith("| at most 2 s | yes |")
+
+
+def test_page_puts_the_clusters_seconds_beside_those_of_the_same_step_without_it(render):
+    lines = {line.split(" | ")[0]: line for line in render.render({"serving": SERVING}).splitlines()}
+    assert lines["| overhead, paired"].endswith("| 13.0 | 13.0 to 13.0 |")
+    assert lines["| resolve Job"].endswith("| 6 | 0.4 |")
+    assert lines["| pod's start"].endswith("| 1 |  |")
+    assert lines["| digits"].endswith("| static | 4 | 900 | 900 | 0.300 (0.280 to 0.320) | 1.1 / 2 | 1.1 / 2 |")
 
 
 def test_page_is_the_same_after_a_round_through_a_file(render, tmp_path):
