@@ -73,6 +73,15 @@ def controlled(folder: Path, answers, limit: str = "0.02") -> tuple[str, list[st
     return note, float_ops(target)
 
 
+def written_to(folder: Path) -> str:
+    """What comes of a model that does not fit into a file system."""
+    try:
+        ir.save(ir.read(folder.parent / "large.onnx"), folder / "model.xml")
+    except OSError as error:
+        return error.strerror or ""
+    return "no error"
+
+
 def main(folder: Path) -> dict[str, object]:
     (folder / "onnx").mkdir()
     (folder / "onnx" / "model.onnx").write_bytes((folder / "cnn.onnx").read_bytes())
@@ -86,6 +95,7 @@ def main(folder: Path) -> dict[str, object]:
         "opset": max(int(name.removeprefix("opset")) for name in dir(openvino) if name.startswith("opset")),
         "float": {name: float_ops(path) for name, path in paths.items()},
         "bytes": {name: path.with_suffix(".bin").stat().st_size for name, path in paths.items()},
+        "full disk": written_to(folder / "full") if (folder / "full").is_mount() else None,
         "controlled": controlled(folder, lambda outputs: [int(outputs["y"].argmax())]),
         "uncontrollable": refusal(lambda: controlled(folder, lambda outputs: [object()], "0.5")),
         "differ": [name for name in STEPS if digest(paths[name]) != digest(again[name])],

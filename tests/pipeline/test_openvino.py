@@ -71,6 +71,17 @@ def found(tmp_path_factory: pytest.TempPathFactory, make_mlp: Callable[..., onnx
     onnx.save(with_outlier(make_mlp()), folder / "mlp.onnx")
     onnx.save(unary("StringConcat", TensorProto.STRING, 2), folder / "concat.onnx")
     onnx.save(unary("Identity", TensorProto.STRING), folder / "strings.onnx")
+    onnx.save(make_mlp(hidden=1024), folder / "large.onnx")
+    (folder / "full").mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder / "full"], capture_output=True, check=False)
+    try:
+        return checked(folder)
+    finally:
+        if mount.returncode == 0:
+            subprocess.run(["umount", folder / "full"], check=True)
+
+
+def checked(folder: Path) -> dict[str, Any]:
     command = [environments.ensure("onnx", print).python, Path(__file__).with_name("openvino_checks.py"), folder]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -104,6 +115,12 @@ def test_accuracy_control_puts_what_costs_back_in_float_and_nothing_else(found):
 def test_accuracy_control_that_can_not_hold_leaves_no_candidate(found):
     assert found["uncontrollable"]["reason"] == "CandidateNotBuildable"
     assert "0.5 of the answers" in found["uncontrollable"]["message"]
+
+
+def test_full_disk_is_no_finding_about_the_candidate(found):
+    if found["full disk"] is None:
+        pytest.skip("a file system of its own needs root")
+    assert found["full disk"] == "No space left on device"
 
 
 def test_every_step_makes_weights_smaller_and_answers_nearly_the_same(found):

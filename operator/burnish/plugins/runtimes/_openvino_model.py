@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ WEIGHTED = {"Convolution": 1, "GroupConvolution": 1, "ConvolutionBackpropData": 
             "LSTMSequence": 4, "GRUSequence": 3, "RNNSequence": 3}  # fmt: skip
 """OpenVINO's operator type -> index of the input that is its weight."""
 
+_BESIDE_WEIGHTS = 2**20
+"""Bytes of a small graph, so that nobody takes a full disk for a bad model."""
 _NO_RULE = re.compile(r"No conversion rule found for operations: (.+)")
 _NUMBERED = re.compile(r"[A-Z]\w*_\d+(/|$)")
 """Names that OpenVINO made up, with a counter of the process; the source's may look the same."""
@@ -71,12 +76,19 @@ def save(model: Any, path: Path) -> None:
 
     Raises:
         BurnishError: CandidateNotBuildable.
+        OSError: the disk is full, for which OpenVINO has no word.
     """
     import openvino
 
     _number(model, lambda op: op.get_type_name() in WEIGHTED)
     with typed_errors("OpenVINO does not write the model"):
-        openvino.save_model(model, path, compress_to_fp16=False)
+        try:
+            openvino.save_model(model, path, compress_to_fp16=False)
+        except Exception as error:
+            size = sum(op.get_byte_size() for op in model.get_ordered_ops() if op.get_type_name() == "Constant")
+            if shutil.disk_usage(path.parent).free < size + _BESIDE_WEIGHTS:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            raise
 
 
 def _number(model: Any, is_known: Callable[[Any], bool]) -> None:
