@@ -17,7 +17,7 @@ from pathlib import Path
 from burnish.api import requests
 from burnish.api.job_contract import Failure, Record, ResolveRequest, StepName
 from burnish.errors import BurnishError, Reason, StepExit
-from burnish.pipeline import ahead, no_network, source_options, store_options
+from burnish.pipeline import ahead, container, no_network, source_options, store_options
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
 
@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--termination-log", type=Path, default=Path("/dev/termination-log"), help="where a Job's container leaves its message")
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments)
+    if options.job:
+        container.end_on_sigterm()
     work, step = WorkDir(options.work.resolve()), StepName(options.step)
     if step in OFFLINE_STEPS and not no_network.drop():
         emit(f"{step.value} runs with the network in reach: this machine has no seccomp filters", warning=True)

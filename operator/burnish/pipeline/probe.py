@@ -23,7 +23,9 @@ import http.client
 import http.server
 import json
 import math
+import os
 import re
+import signal
 import socket
 import socketserver
 import struct
@@ -458,4 +460,5 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))  # as burnish.pipeline.container says
     sys.exit(main())

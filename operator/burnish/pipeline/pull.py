@@ -17,7 +17,7 @@ from burnish.api import messages
 from burnish.api.job_contract import ArtifactConfig, Failure, Message
 from burnish.errors import BurnishError, Reason, StepExit
 from burnish.manifests.settings import HardwareMismatch
-from burnish.pipeline import machine, store_options
+from burnish.pipeline import container, machine, store_options
 from burnish.pipeline.probe import CONTAINERS
 from burnish.pipeline.progress import emit
 from burnish.plugins.base import HardwareClass
@@ -112,4 +112,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    container.end_on_sigterm()
     sys.exit(main())

@@ -331,11 +331,15 @@ class _Planner:
     def _serving_ready(self, standings: Sequence[_Standing]) -> Claim:
         if not self.is_served and not self.observed.services:
             return Claim(ConditionType.ServingReady, False, Reason.PublishOnly)
-        primary = self._primary(standings).rollout
+        standing = self._primary(standings)
+        primary = standing.rollout
         if not self.is_served or primary.ready:
             return Claim(ConditionType.ServingReady, True, Reason.Serving, f"revision {primary.active}" if primary.active else "")
-        scaled = "the primary is scaled to zero" if primary.active and not primary.replicas else ""
-        return Claim(ConditionType.ServingReady, False, Reason.NotServing, scaled)
+        why = ""
+        if primary.active and not primary.replicas:
+            is_wanted = self.model.spec.replicas_of(standing.target) > 0
+            why = "the revision before made room for the new one" if is_wanted else "the primary is scaled to zero"
+        return Claim(ConditionType.ServingReady, False, Reason.NotServing, why)
 
     def _rollout_claim(self, standings: Sequence[_Standing], progress: Reason | None, failure: tuple[jobs.Failure, str | None] | None) -> Claim:
         if not self.is_served:

@@ -67,6 +67,11 @@ def test_old_revision_makes_room_and_comes_back_where_the_new_one_does_not_answe
     world.now += timedelta(seconds=11)
     world.reconcile()
     assert [d.replicas for d in world.observed.deployments] == [0, 1]
+    deployments = tuple(dataclasses.replace(d, ready=0) if not d.replicas else d for d in world.observed.deployments)
+    world.observed = dataclasses.replace(world.observed, deployments=deployments)
+    world.reconcile()
+    ready = next(c for c in world.observed.status.conditions if c.type == "ServingReady")
+    assert (ready.status, ready.message) == ("False", "the revision before made room for the new one")
     world.now += timedelta(minutes=10)
     for _ in range(2):
         world.reconcile()
