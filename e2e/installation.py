@@ -75,9 +75,16 @@ class Installation:
         run(CLUSTER, "load", "--number", self.number, *archives)
         say("images are on the node")
 
-    def files(self) -> Any:
-        """The S3 server, as an fsspec file system."""
-        return s3.connect(self.credentials)
+    def files(self, endpoint: str = "") -> Any:
+        """The S3 server, or another one with the same keys, as an fsspec file system."""
+        return s3.connect(dataclasses.replace(self.credentials, endpoint=endpoint or self.credentials.endpoint))
+
+    def alias(self, reference: str, tag: str) -> str:
+        """Another tag of an image that is on the node."""
+        made = f"{reference.rpartition(':')[0]}:{tag}"
+        socket = Path(self.kubeconfig).parent / "containerd/c.sock"
+        run("ctr", "--address", socket, "--namespace", "k8s.io", "images", "tag", "--force", reference, made)
+        return made
 
     def upload(self, *models: str) -> None:
         """Model and data of examples, into the S3 server."""
@@ -160,14 +167,14 @@ class Space:
     def __init__(self, installation: Installation, name: str) -> None:
         self.installation, self.name = installation, name
 
-    def secret(self, name: str) -> None:
-        """The S3 server's keys."""
+    def secret(self, name: str, endpoint: str = "") -> None:
+        """The keys of the S3 server, or of another one."""
         found = self.installation.credentials
         keys = {
             "AWS_ACCESS_KEY_ID": found.access_key,
             "AWS_SECRET_ACCESS_KEY": found.secret_key,
             "AWS_SESSION_TOKEN": found.session_token,
-            "AWS_ENDPOINT_URL": found.endpoint,
+            "AWS_ENDPOINT_URL": endpoint or found.endpoint,
             "AWS_REGION": found.region,
         }
         given = {key: value for key, value in keys.items() if value}
@@ -185,6 +192,20 @@ class Space:
         """An object, or the items of a list."""
         found = json.loads(self.kubectl("get", kind, *filter(None, [name]), *arguments, "--output", "json"))
         return found if name else found["items"]
+
+    def names(self, kind: str) -> list[str]:
+        """With their uids."""
+        return sorted(f"{o['metadata']['name']} {o['metadata']['uid']}" for o in self.get(kind))
+
+    def versions(self, *kinds: str) -> list[str]:
+        """Of all objects of these kinds: others after any write."""
+        return [o["metadata"]["resourceVersion"] for kind in kinds for o in self.get(kind)]
+
+    def free_cpu(self) -> float:
+        """CPUs of the node that no pod has asked for."""
+        pods = json.loads(self.installation.kubectl("get", "pods", "--all-namespaces", "--field-selector", "status.phase=Running", "-o", "json"))
+        (node,) = json.loads(self.installation.kubectl("get", "nodes", "-o", "json"))["items"]
+        return _cpus(node["status"]["allocatable"]) - sum(_requested(pod["spec"]) for pod in pods["items"])
 
     def model(self, name: str) -> Any:
         """An OptimizedModel."""
@@ -214,6 +235,12 @@ class Space:
         """Of a Service; this machine reaches it."""
         return str(self.get("service", service)["spec"]["clusterIP"])
 
+    def empty_store(self) -> None:
+        """Its part of the store."""
+        files, part = self.installation.files(), f"{self.installation.store}/default/{self.name}"
+        if files.exists(part):
+            files.rm(part, recursive=True)
+
     def remove(self) -> None:
         """The namespace and all in it."""
         self.installation.kubectl("delete", "namespace", self.name, "--wait=true", "--timeout=120s")
@@ -223,6 +250,15 @@ def example_files(name: str) -> list[Path]:
     """Model and data of an example, as its manifest names them."""
     spec = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())["spec"]
     return [EXAMPLES / entry["uri"].removeprefix("file:") for entry in (spec["source"], *spec["datasets"].values())]
+
+
+def digits(name: str = "digits", **spec: Any) -> dict[str, Any]:
+    """The example, with parts of its spec replaced."""
+    made: dict[str, Any] = yaml.safe_load((ROOT / "examples/cluster/digits.yaml").read_text())
+    made["metadata"]["name"] = name
+    made["spec"]["targets"][0]["resources"]["cpuRequest"] = "100m"  # two revisions fit side by side
+    made["spec"].update(spec)
+    return made
 
 
 def condition(model: Any, kind: str) -> dict[str, Any]:
@@ -238,6 +274,19 @@ def is_ready(model: Any) -> bool:
 def is_stalled(model: Any) -> bool:
     """Nothing goes on by itself."""
     return condition(model, "Stalled").get("status") == "True"
+
+
+def _requested(spec: dict[str, Any]) -> float:
+    """CPUs of a running pod: its containers and its sidecars, or the largest of what ran before."""
+    inits = spec.get("initContainers", ())
+    sidecars = [c for c in inits if c.get("restartPolicy") == "Always"]
+    asked = sum(_cpus(c["resources"].get("requests", {})) for c in (*spec["containers"], *sidecars))
+    return max([asked, *(_cpus(c["resources"].get("requests", {})) for c in inits)])
+
+
+def _cpus(resources: dict[str, str]) -> float:
+    text = resources.get("cpu", "0")
+    return float(text[:-1]) / 1000 if text.endswith("m") else float(text)
 
 
 @functools.cache

@@ -17,6 +17,9 @@ from demo import first_sample
 from installation import ROOT
 
 PAUSE_SECONDS = 0.02
+ANSWER_SECONDS = 60
+WAITING = 256
+"""Requests that wait for an answer at most: a client that has more drops them."""
 
 
 def _request() -> tuple[list[int], list[float]]:
@@ -101,3 +104,61 @@ class Traffic:
                 raise OSError(f"{response.status} {content[:200]!r}")
         finally:
             connection.close()
+
+
+class Overload:
+    """Requests at a rate of our choosing, answered or not, over one gRPC channel; no more than WAITING wait at a time."""
+
+    def __init__(self, address: str, model: str) -> None:
+        shape, values = _request()
+        self._client = triton.InferenceServerClient(f"{address}:8001")
+        name = self._client.get_model_metadata(model, as_json=True)["inputs"][0]["name"]
+        self._tensor = triton.InferInput(name, shape, "FP32")
+        self._tensor.set_data_from_numpy(np.array(values, dtype=np.float32).reshape(shape))
+        self._model = model
+        self.waiting = WAITING
+        self.capacity = 0.0
+        """Answers per second, of the first run: always as many waiting as there may be."""
+        self.offered = self.answered = 0.0
+        """Per second, of the last run."""
+        self.failures: list[str] = []
+        self._latencies: list[float] = []
+
+    def run(self, seconds: float, times: float = 0) -> None:
+        """Find the capacity; or offer so many times the capacity."""
+        self.failures, self._latencies, dropped = [], [], 0
+        room = threading.BoundedSemaphore(WAITING)
+        pause = 1 / (times * self.capacity) if times else 0.0
+        start = time.monotonic()
+        sent = 0
+        while (now := time.monotonic()) < start + seconds:
+            if (ahead := start + sent * pause - now) > 0:
+                time.sleep(ahead)
+            sent += 1
+            if not room.acquire(timeout=0 if times else seconds):
+                dropped += 1
+                continue
+            self._client.async_infer(self._model, [self._tensor], self._answered(time.monotonic(), room), client_timeout=ANSWER_SECONDS)
+        for _ in range(WAITING):  # the last ones' answers
+            assert room.acquire(timeout=ANSWER_SECONDS)
+        self.offered, self.answered = sent / seconds, len(self._latencies) / (time.monotonic() - start)
+        if not times:
+            self.capacity = self.answered
+        print(
+            f"overload: {self.offered:.0f}/s offered, {self.answered:.0f}/s answered, {dropped / sent:.0%} dropped, "
+            f"p99 {self.latency_seconds(0.99):.2f} s, {len(self.failures)} failed: {self.failures[:3]}"
+        )
+
+    def latency_seconds(self, share: float) -> float:
+        """The quantile of the last run."""
+        return sorted(self._latencies)[int(share * (len(self._latencies) - 1))]
+
+    def _answered(self, sent: float, room: threading.BoundedSemaphore) -> Any:
+        def told(result: Any, error: Exception | None) -> None:
+            if error is None:
+                self._latencies.append(time.monotonic() - sent)
+            else:
+                self.failures.append(str(error))
+            room.release()
+
+        return told

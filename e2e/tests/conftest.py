@@ -22,7 +22,7 @@ def installation() -> Iterator[Installation]:
     found = Installation(kept or "8")
     if kept is None:
         found.stop()  # a run that was killed leaves its cluster, with its models in it
-    found.start("--metrics-server")
+    found.start("--metrics-server", "--storage")
     try:
         yield found
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import time
@@ -10,22 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from burnish.store.store import open_store
-from installation import ROOT, Installation, Space, condition, is_ready, is_stalled
+from installation import Installation, Space, condition, digits, is_ready, is_stalled
 from traffic import Traffic, infer, read
 
-DIGITS = yaml.safe_load((ROOT / "examples/cluster/digits.yaml").read_text())
-
-
-def digits(name: str = "digits", **spec: Any) -> dict[str, Any]:
-    """The example, with parts of its spec replaced."""
-    made: dict[str, Any] = copy.deepcopy(DIGITS)
-    made["metadata"]["name"] = name
-    made["spec"]["targets"][0]["resources"]["cpuRequest"] = "100m"  # two revisions fit side by side
-    made["spec"].update(spec)
-    return made
+WRITTEN = ("om", "jobs", "deployments", "services", "networkpolicies")
+"""Kinds of all that the operator writes."""
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +25,6 @@ def served(installation: Installation) -> Space:
     space.apply(digits())
     space.wait("digits", is_ready, 600)
     return space
-
-
-def writes(space: Space) -> list[str]:
-    """Versions of all that the operator writes in a namespace."""
-    return [o["metadata"]["resourceVersion"] for kind in ("om", "jobs", "deployments", "services", "networkpolicies") for o in space.get(kind)]
 
 
 def test_status_tells_the_truth(served: Space) -> None:
@@ -60,10 +45,10 @@ def test_status_tells_the_truth(served: Space) -> None:
 
 
 def test_settled_model_is_left_alone(served: Space) -> None:
-    before = writes(served)
+    before = served.versions(*WRITTEN)
     served.apply(digits())
     time.sleep(5)
-    assert writes(served) == before
+    assert served.versions(*WRITTEN) == before
 
 
 def test_failing_edit_leaves_the_old_revision_serving(served: Space) -> None:
