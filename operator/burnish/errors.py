@@ -80,6 +80,8 @@ class Reason(StrEnum):
     DigestMismatch = "DigestMismatch"
     InvalidModel = "InvalidModel"
     UnsupportedFormat = "UnsupportedFormat"
+    SourceNotTrusted = "SourceNotTrusted"
+    ArchitectureMismatch = "ArchitectureMismatch"
     UnsupportedOperator = "UnsupportedOperator"
     UnsupportedOpset = "UnsupportedOpset"
     NonFiniteWeights = "NonFiniteWeights"
@@ -183,6 +185,8 @@ REASONS: dict[Reason, Facts] = {
     Reason.DigestMismatch: Facts(_I, False, "The bytes found do not have the digest that the manifest pins."),
     Reason.InvalidModel: Facts(_I, False, "The source is no valid model: not the format, truncated, or refused by the format's checker."),
     Reason.UnsupportedFormat: Facts(_I, False, "The source's format is unknown or not the declared one."),
+    Reason.SourceNotTrusted: Facts(_I, False, "A format that runs code when it is loaded, and spec.source.trusted is not set."),
+    Reason.ArchitectureMismatch: Facts(_I, False, "The declared architecture or task is none that can be built, or the weights are not its own."),
     Reason.UnsupportedOperator: Facts(_I, False, "The model uses operators or domains that the runtime doesn't have; the message names them."),
     Reason.UnsupportedOpset: Facts(_I, False, "The model's opset or IR version is outside what the serving image loads."),
     Reason.NonFiniteWeights: Facts(_I, False, "Weights hold NaN or infinity."),

@@ -30,6 +30,7 @@ _PATTERNS = {
     scalars.DIGEST_PATTERN: "a digest",
     scalars.LINE_PATTERN: "one line of text without control characters",
     scalars.NAMESPACE_PATTERN: "a name of lower-case letters, digits and '-'",
+    scalars.KEYWORD_PATTERN: "a keyword of a Python function (letters, digits and '_')",
     names.NAME_PATTERN: "a name of lower-case letters, digits and '-' that begins with a letter",
     scalars.SUBDOMAIN_PATTERN: "a name of lower-case letters, digits, '-' and '.'",
     scalars.LABEL_KEY_PATTERN: "a label's key (letters, digits, '-', '_', '.', and maybe a domain and '/' before them)",

@@ -18,7 +18,7 @@ from burnish.api.scalars import Digest
 from burnish.api.v1alpha1.optimized_model import Constraints, Datasets, Input, Jobs, Load, Measurement, Serving, Source, Target
 from burnish.api.v1alpha1.status import Lookup, SourceStatus, TargetStatus
 from burnish.errors import Reason
-from burnish.plugins.base import DataType, GraphFacts, HardwareClass, Signature
+from burnish.plugins.base import DataType, GraphFacts, HardwareClass, Signature, SourceOptions
 
 Version = Literal[1]
 
@@ -433,7 +433,9 @@ class ResolveRecord(Record):
     calibration: SourceRecord | None = None
     evaluation: SourceRecord | None = None
     format: str | None = None
-    """As declared; `export` detects it where it is not."""
+    """As declared."""
+    detected: str | None = None
+    """What the content is; None where nothing looked at it."""
     targets: tuple[TargetPlan, ...]
     warnings: tuple[Warned, ...] = ()
 
@@ -447,6 +449,7 @@ class PipelineRequest(Record):
     target: Target
     plan: TargetPlan
     resolved: ResolveRecord
+    options: SourceOptions = SourceOptions()
     inputs: tuple[Input, ...]
     datasets: Datasets
     passes: tuple[PassEntryJson, ...]

@@ -63,6 +63,7 @@ def pipeline_request(
         target=target,
         plan=plan,
         resolved=resolved,
+        options=request.source.options,
         inputs=request.inputs,
         datasets=_without_secrets(request.datasets),
         passes=request.passes[target.name],

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from pydantic.alias_generators import to_camel
+
 from burnish import names
 from burnish.api import complaints, scalars
 from burnish.api.schema import Schema
 from burnish.plugins import registry
+from burnish.plugins.base import SourceOptions
 
 _MESSAGE_LIMIT = 2048
 
@@ -53,6 +56,23 @@ _CPU = "(has(self.cpu) ? string(self.cpu) : '1')"
 _DIFFER = "self.all(a, self.exists_one(b, b.name == a.name))"
 
 _UNKNOWN_PRIMARY = "'spec.targets has no ' + self.serving.primary + '; use the name of one of those there'"
+
+
+def _options_belong_to_formats() -> list[Rule]:
+    """What only some formats read stands with them, or where the format is detected."""
+    made = []
+    for option in SourceOptions.model_fields:
+        takers = [name for name, plugin in registry.formats().items() if option in plugin.options]
+        field, listed = to_camel(option), ", ".join(f"'{name}'" for name in takers)
+        made.append(
+            Rule(
+                f"!has(self.{field}) || !has(self.format) || self.format in [{listed}]",
+                f"belongs to format {' or '.join(takers)}; remove it or change format",
+                f".{field}",
+            )
+        )
+    return made
+
 
 _BY_MODEL: dict[str, tuple[Rule, ...]] = {
     "OptimizedModel": (
@@ -105,6 +125,25 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
             ".targets",
         ),
         _ONE_QUANTIZE,
+    ),
+    "Source": (
+        *_options_belong_to_formats(),
+        Rule(
+            "!has(self.format) || self.format != 'StateDict' || has(self.architecture)",
+            "a state dict holds weights only; name what they belong to, such as architecture: torchvision.models.resnet18",
+            ".architecture",
+        ),
+        Rule(
+            "!has(self.format) || self.format != 'StateDict' || !has(self.architecture) ||"
+            " self.architecture.matches('^(torchvision[.]models|timm|transformers)[.]')",
+            "is not in torchvision.models, timm, transformers, and no other code is run; export a model of your own to ONNX",
+            ".architecture",
+        ),
+        Rule(
+            "!has(self.format) || !(self.format in ['ExportedProgram', 'TorchScript']) || (has(self.trusted) && self.trusted)",
+            "loading such a file runs code of its author's; set trusted: true if you trust that author, or save the model as safetensors or ONNX",
+            ".trusted",
+        ),
     ),
     "Target": (_ONE_QUANTIZE,),
     "Input": (

@@ -22,6 +22,7 @@ NAMESPACE_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 SUBDOMAIN_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 LABEL_VALUE_PATTERN = r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 LABEL_KEY_PATTERN = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+KEYWORD_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 LINE_PATTERN = r"^[^\x00-\x1f\x7f]+$"
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 

@@ -6,6 +6,7 @@ the numbers on the way, nothing is measured against a baseline that isn't the mo
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -109,6 +110,9 @@ class _Builder:
             hardware_class=self.request.hardware_class,
             steps=tuple({"kind": s.kind, "options": dict(s.options)} for s in steps),
         )
+        companions = self.work.folder(StepName.export) / export.COMPANIONS
+        if companions.is_dir():
+            shutil.copytree(companions, directory / export.COMPANIONS)
         (directory / "artifact.json").write_bytes(artifacts.config_bytes(config))
         size = sum(f.stat().st_size for f in loadable.rglob("*") if f.is_file())
         return BuiltModel(

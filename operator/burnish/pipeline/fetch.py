@@ -21,6 +21,7 @@ from burnish.api.job_contract import FileRef, SourceRecord, TreeRef
 from burnish.api.uris import scrub
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import https
+from burnish.plugins.files import Files, LocalFiles
 from burnish.store import files, trees
 from burnish.store.credentials import Credentials
 from burnish.store.keys import source_key
@@ -124,6 +125,8 @@ class Seen:
     """What it holds; None: only fetching it tells."""
     is_stored: bool
     """The store has all of it."""
+    files: Files | None = None
+    """To look into, where they are at hand."""
 
 
 def look_up(uri: str, base: Path, store: Store, *, digest: str | None, refresh: str | None, limits: FetchLimits, field: str) -> Seen:
@@ -135,16 +138,17 @@ def look_up(uri: str, base: Path, store: Store, *, digest: str | None, refresh: 
     with _naming(field):
         match _checked_scheme(uri, Access()):
             case "file":
-                tree = trees.hash_tree(_real_path(base / _file_path(uri)), max_bytes=limits.max_bytes, max_files=limits.max_files)
+                named = base / _file_path(uri)
+                tree = trees.hash_tree(_real_path(named), max_bytes=limits.max_bytes, max_files=limits.max_files)
                 _check_pin(uri, tree.digest, digest)
-                return Seen(tree.digest, trees.has_tree(store, tree))
+                return Seen(tree.digest, trees.has_tree(store, tree), LocalFiles(named))
             case "https":
                 _check_https(uri)
             case "s3":
                 _bucket_and_key(uri)
         known = store.get_record(SOURCES, source_key(uri, digest, refresh), SourceRecord)
         if known is not None and trees.has_tree(store, known.tree):
-            return Seen(known.tree.digest, is_stored=True)
+            return Seen(known.tree.digest, is_stored=True, files=trees.StoredFiles(store, known.tree, Path(uri).name))
         return Seen(digest, is_stored=False)
 
 

@@ -129,7 +129,7 @@ def _resolve(tensor: Tensor, entry: Input | None, sample: tuple[int, ...] | None
             bounds.append(Bounds(axis=axis, min=sample[axis], opt=sample[axis], max=sample[axis]))
         else:
             raise _size_unknown(tensor, axis)
-    span = (entry.range.min, entry.range.max) if entry and entry.range else None
+    span = (entry.range.min, entry.range.max) if entry and entry.range else tensor.range
     return ResolvedInput(name=tensor.name, data_type=tensor.data_type, shape=shape, bounds=tuple(bounds), range=span, is_batched=is_batched)
 
 

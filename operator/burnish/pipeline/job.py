@@ -72,7 +72,7 @@ def run_resolve(job: JobRequest, store: Store, access: Access) -> tuple[ResolveR
         found.append(TargetMessage(plan=plan.plan, status=status))
     builds = [plan.build.source_format for plan in record.targets if plan.build]
     source = api.SourceStatus(
-        digest=record.source.tree.digest, size=format_bytes(record.source.tree.size_bytes), format=[*builds, record.format or "unknown"][0]
+        digest=record.source.tree.digest, size=format_bytes(record.source.tree.size_bytes), format=[*builds, record.detected or "unknown"][0]
     )
     return record, Message(resolved=ResolveMessage(source=source, targets=tuple(found), warnings=_distinct(warnings)))
 

@@ -15,11 +15,20 @@ from burnish.toolchains import environments
 
 
 def artifact_key(
-    resolved: ResolveRecord, *, inputs: Sequence[Input], datasets: Datasets, passes: Sequence[PassEntryJson], target: Target, image: str
+    resolved: ResolveRecord,
+    *,
+    options: plugins.SourceOptions,
+    inputs: Sequence[Input],
+    datasets: Datasets,
+    passes: Sequence[PassEntryJson],
+    target: Target,
+    image: str,
 ) -> str:
     """The artifact key of one target (DESIGN.md section 4)."""
     requests = [plugins.PassRequest(p.name, registry.passes()[p.name].config.model_validate(p.config)) for p in passes]
     reads_answers = any(registry.passes()[r.name].reads_answers(r.config) for r in requests)
+    runtime = registry.runtimes()[target.runtime.value]
+    exporter = registry.formats()[resolved.detected].toolchain if resolved.detected else runtime.toolchain
     golden = resolved.calibration or resolved.evaluation
     calibration = resolved.calibration if any(registry.passes()[r.name].reads_calibration(r.config) for r in requests) else None
     return keys.artifact_key(
@@ -32,7 +41,9 @@ def artifact_key(
         decoding=(datasets.evaluation.decode.value, datasets.evaluation.output) if reads_answers and datasets.evaluation else None,
         golden_digest=golden.tree.digest if golden else None,
         runtime=target.runtime.value,
-        toolchain=environments.identity(registry.runtimes()[target.runtime.value].toolchain),
+        toolchain=environments.identity(runtime.toolchain),
+        exporter=environments.identity(exporter) if exporter != runtime.toolchain else None,
+        options=options,
         image=images.image(image),
     )
 

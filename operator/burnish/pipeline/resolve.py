@@ -20,9 +20,10 @@ from burnish.api.job_contract import (
 from burnish.api.scalars import duration_seconds
 from burnish.api.v1alpha1.optimized_model import Target
 from burnish.api.v1alpha1.status import Lookup
-from burnish.pipeline import fetch, lookup, records, verdict
+from burnish.pipeline import fetch, formats, lookup, records, verdict
 from burnish.pipeline.progress import emit
 from burnish.plugins.base import HardwareClass
+from burnish.store import trees
 from burnish.store.store import Store
 
 
@@ -35,7 +36,7 @@ def run(request: ResolveRequest, store: Store, access: fetch.Access | None = Non
         access: what sources may be read with; None: as a user at a terminal.
 
     Raises:
-        BurnishError: what `fetch.fetch` and the store raise.
+        BurnishError: what `fetch.fetch`, `formats.find` and the store raise.
     """
     base = Path(request.base)
 
@@ -45,6 +46,9 @@ def run(request: ResolveRequest, store: Store, access: fetch.Access | None = Non
         )
 
     source = pin(request.source.uri, request.source.digest, request.source.refresh, "spec.source.uri")
+    declared = request.source.format.value if request.source.format else None
+    plugin = formats.find(trees.StoredFiles(store, source.tree, formats.source_name(source)), declared, request.source.options)
+    emit(f"source is {plugin.name}")
     data = request.datasets
     calibration = data.calibration and pin(data.calibration.uri, data.calibration.digest, request.source.refresh, "spec.datasets.calibration.uri")
     evaluation = data.evaluation and pin(data.evaluation.uri, data.evaluation.digest, request.source.refresh, "spec.datasets.evaluation.uri")
@@ -52,7 +56,8 @@ def run(request: ResolveRequest, store: Store, access: fetch.Access | None = Non
         source=source,
         calibration=calibration,
         evaluation=evaluation,
-        format=request.source.format.value if request.source.format else None,
+        format=declared,
+        detected=plugin.name,
         targets=(),
     )
     targets = tuple(plan_target(request, record, target, store, request.hardware_class) for target in request.targets)
@@ -68,7 +73,13 @@ def plan_target(request: ResolveRequest, resolved: ResolveRecord, target: Target
         hardware_class: what has to have been built and measured on; None: any class will do, one that was measured before one that wasn't.
     """
     artifact_key = lookup.artifact_key(
-        resolved, inputs=request.inputs, datasets=request.datasets, passes=request.passes[target.name], target=target, image=request.serving_image
+        resolved,
+        options=request.source.options,
+        inputs=request.inputs,
+        datasets=request.datasets,
+        passes=request.passes[target.name],
+        target=target,
+        image=request.serving_image,
     )
     # A build whose artifacts were swept or lost is made again, the bytes will be the same.
     builds = [b for b in records.find_builds(artifact_key, hardware_class, store) if records.has_artifacts(b, store)]

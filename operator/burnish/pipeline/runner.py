@@ -286,8 +286,9 @@ class _Run:
         if step in requests.STORE_STEPS:
             return Path(sys.executable)
         request = work.load_request()
-        runtime = registry.runtimes()[request.target.runtime.value]
-        return environments.ensure(runtime.toolchain, self._say(target, step)).python
+        detected = request.resolved.detected
+        opened = registry.formats()[detected] if step is StepName.export and detected else registry.runtimes()[request.target.runtime.value]
+        return environments.ensure(opened.toolchain, self._say(target, step)).python
 
     def _say(self, target: str, step: StepName) -> Callable[[str], None]:
         return lambda text: self.listener.event(target, step, {"text": text})

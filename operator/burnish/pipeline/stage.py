@@ -6,12 +6,9 @@ left to do.
 
 from __future__ import annotations
 
-from pathlib import Path
-from urllib.parse import unquote
-
 from burnish import names
 from burnish.api.job_contract import Plan, SourceRecord, StageRecord, StepName
-from burnish.pipeline import repository
+from burnish.pipeline import formats, repository
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
 from burnish.store.artifacts import get_artifact
@@ -31,7 +28,7 @@ def run(work: WorkDir, store: Store) -> StageRecord:
     def place(record: SourceRecord, name: str) -> str:
         target = work.input / name
         target.mkdir(parents=True, exist_ok=True)
-        file_name = _file_name(record) or name
+        file_name = formats.source_name(record) or name
         emit(f"staging {file_name}")
         materialize_tree(store, record.tree, target / file_name)
         return (target / file_name).relative_to(work.root).as_posix()
@@ -49,11 +46,3 @@ def run(work: WorkDir, store: Store) -> StageRecord:
             get_artifact(store, artifact.digest, folder / "artifacts" / name)
         repository.write(folder / "repository", {name: folder / "artifacts" / name for name in found}, request)
     return staged
-
-
-def _file_name(record: SourceRecord) -> str:
-    """The name that the user knows; empty where the URI of a directory has none of its own (`file:.`)."""
-    if not record.tree.is_directory:
-        return record.tree.files[0].path
-    name = Path(unquote(record.uri.partition(":")[2])).name
-    return "" if name == ".." else name

@@ -91,7 +91,7 @@ def overall(
     source = None
     if resolved is not None:
         tree = resolved.source.tree
-        source = api.SourceStatus(digest=tree.digest, size=format_bytes(tree.size_bytes), format=source_format or resolved.format or "unknown")
+        source = api.SourceStatus(digest=tree.digest, size=format_bytes(tree.size_bytes), format=source_format or resolved.detected or "unknown")
     return api.Status(
         observed_generation=generation,
         phase=phase,

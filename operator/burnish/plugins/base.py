@@ -13,10 +13,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from burnish.errors import Reason
+from burnish.errors import BurnishError, Reason
+from burnish.plugins.files import Files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +74,8 @@ class Tensor(PluginModel):
     name: str
     data_type: DataType
     shape: tuple[int, ...]
+    range: tuple[int, int] | None = None
+    """Bounds of an integer input, where the source tells them."""
 
 
 class Signature(PluginModel):
@@ -161,29 +164,102 @@ class ServingImage:
     """Of OpenVINO's own operators in its IR."""
 
 
+class Task(StrEnum):
+    """What a model of a library that has several heads for one body is for."""
+
+    FeatureExtraction = "FeatureExtraction"
+    SentenceEmbedding = "SentenceEmbedding"
+    TextClassification = "TextClassification"
+    TokenClassification = "TokenClassification"
+    QuestionAnswering = "QuestionAnswering"
+    FillMask = "FillMask"
+    ImageClassification = "ImageClassification"
+
+
+Scalar = bool | int | float | str
+
+
+class SourceOptions(PluginModel):
+    """What the manifest says of a source beside where it is. Each field belongs to some formats (`Format.options`)."""
+
+    architecture: str | None = None
+    architecture_args: dict[str, Scalar] = Field(default_factory=dict)
+    task: Task | None = None
+    trusted: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class DeclaredInput:
+    """What `spec.inputs` says of one input; None or empty where it says nothing."""
+
+    name: str
+    data_type: DataType | None = None
+    shape: tuple[int, ...] | None = None
+    sizes: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    """Varying axis -> the size to optimize for."""
+
+
+def silent(text: str) -> None:
+    """Say nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceModel:
+    """A source, as `export` and `reference` get it."""
+
+    path: Path
+    """A file or a directory."""
+    options: SourceOptions = dataclasses.field(default_factory=SourceOptions)
+    inputs: tuple[DeclaredInput, ...] = ()
+    """For formats that don't tell their inputs."""
+    say: Callable[[str], None] = silent
+    """Takes a line for the user: what was done that nobody asked for."""
+
+
 class Format(abc.ABC):
     """A source format: how to recognise it and how to bring it to ONNX."""
 
     name: ClassVar[str]
     toolchain: ClassVar[str]
+    """Where `export` and `reference` run."""
+    options: ClassVar[frozenset[str]] = frozenset()
+    """The fields of `SourceOptions` that it reads."""
 
     @abc.abstractmethod
-    def detect(self, path: Path) -> bool:
-        """True if the file or directory `path` is of this format, judged by content, without an ML library."""
+    def detect(self, files: Files) -> bool:
+        """True if the source is of this format, judged by content, without an ML library."""
+
+    def check_options(self, options: SourceOptions) -> None:
+        """Refuse what the manifest says of the source where this format can't use it, or needs more. Runs before anything is loaded.
+
+        Raises:
+            BurnishError: InvalidManifest; what a format says of its own options.
+        """
+        for name in SourceOptions.model_fields:
+            if getattr(options, name) and name not in self.options:
+                raise BurnishError(
+                    Reason.InvalidManifest,
+                    f"a source of format {self.name} has no use for it; remove it or change format",
+                    field=f"spec.source.{to_camel(name)}",
+                )
 
     @abc.abstractmethod
-    def export(self, path: Path, target: Path, *, image: ServingImage) -> tuple[Signature, GraphFacts]:
-        """Write the model at `path` as ONNX to `target` (a file; external data beside it only where it exceeds 2 GiB).
+    def export(self, source: SourceModel, target: Path, *, image: ServingImage) -> tuple[Signature, GraphFacts]:
+        """Write the model as ONNX to `target` (a file; external data beside it only where it exceeds 2 GiB).
 
         Returns the signature and the facts of the written graph.
 
         Raises:
-            BurnishError: InvalidModel, UnsupportedOperator, UnsupportedOpset, NonFiniteWeights, UnsafeExternalData.
+            BurnishError: InvalidModel, UnsupportedOperator, UnsupportedOpset, NonFiniteWeights, UnsafeExternalData; what a format adds.
         """
 
     @abc.abstractmethod
-    def reference(self, path: Path, feeds: Sequence[Arrays]) -> list[dict[str, np.ndarray]]:
+    def reference(self, source: SourceModel, feeds: Sequence[Arrays]) -> list[dict[str, np.ndarray]]:
         """Outputs of the *source's own framework* for each feed: what the export is compared with."""
+
+    def companions(self, path: Path) -> list[Path]:
+        """Files of the source directory `path` that clients of the served model need (a tokenizer's); they travel with every artifact."""
+        return []
 
 
 class PassConfig(PluginModel):

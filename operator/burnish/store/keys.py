@@ -15,7 +15,7 @@ from burnish import names
 from burnish.api.job_contract import ArtifactRef, PassEntryJson
 from burnish.api.scalars import quantity_bytes, quantity_value
 from burnish.api.v1alpha1.optimized_model import DynamicBatching, Evaluation, Input, Load, Resources
-from burnish.plugins.base import HardwareClass, ServingImage
+from burnish.plugins.base import HardwareClass, ServingImage, SourceOptions
 
 
 def canonical_json(value: object) -> bytes:
@@ -64,7 +64,8 @@ def artifact_key(
     golden_digest: str | None,
     runtime: str,
     toolchain: str,
-    architecture: str | None = None,
+    exporter: str | None = None,
+    options: SourceOptions | None = None,
     image: ServingImage | None = None,
     seed: int = 0,
 ) -> str:
@@ -81,16 +82,17 @@ def artifact_key(
         golden_digest: tree digest of the data that the golden request is taken from; None where it is made up.
         runtime: name of the runtime.
         toolchain: identity of the toolchain: its lock and the plugins' code.
-        architecture: which architecture a bare state dict belongs to.
+        exporter: identity of the toolchain that brings the source to ONNX, where it is another one.
+        options: what the manifest says of the source beside where it is; whether it is trusted does not count.
         image: the serving image whose limits the artifact is capped to; its name and Triton do not count, what it loads does.
         seed: of everything random in a pass.
     """
     return _key(
-        "artifact/3",
+        "artifact/4",
         {
             "sourceDigest": source_digest,
             "format": format,
-            "architecture": architecture,
+            "options": options.model_dump(mode="json", by_alias=True, exclude={"trusted"}) if options else None,
             "inputs": sorted((i.model_dump(mode="json", by_alias=True) for i in inputs), key=lambda i: str(i["name"])),
             "passes": [p.model_dump(mode="json", by_alias=True) for p in passes],
             "calibration": {"digest": calibration_digest, "samples": calibration_samples},
@@ -99,6 +101,7 @@ def artifact_key(
             "runtime": runtime,
             "seed": seed,
             "toolchain": toolchain,
+            "exporter": exporter,
             "loads": image
             and {
                 "versions": dict(image.versions),

@@ -215,6 +215,14 @@ class Store:
         path = _blob(digest)
         return BlobReader(self._backend.open(path), digest, self._backend.describe(path))
 
+    def peek_blob(self, digest: str) -> BinaryIO:
+        """Open to look at parts of a blob; the stream can seek, and nothing is verified.
+
+        Raises:
+            BurnishError: NotInStore, StoreNotReadable.
+        """
+        return self._backend.open(_blob(digest))
+
     def read_blob(self, digest: str) -> bytes:
         """All bytes of a small blob, verified.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from burnish.api.job_contract import FileRef, TreeRef
 from burnish.errors import BurnishError, Reason
@@ -22,6 +22,33 @@ class Progress(Protocol):
 
     def __call__(self, text: str, *, done: float | None = None) -> None:
         """`done`: fraction, 0 to 1, where it is known."""
+
+
+class StoredFiles:
+    """A tree's files as detection looks at them (`burnish.plugins.files.Files`)."""
+
+    def __init__(self, store: Store, tree: TreeRef, name: str) -> None:
+        """`name`: what the user calls it."""
+        self._store, self._tree, self.name = store, tree, name
+        self._digests = {ref.path if tree.is_directory else name: ref.digest for ref in tree.files}
+
+    @property
+    def is_directory(self) -> bool:
+        """As the tree is."""
+        return self._tree.is_directory
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """Of a single file its name."""
+        return sorted(self._digests)
+
+    def open(self, path: str) -> BinaryIO:
+        """Not verified.
+
+        Raises:
+            BurnishError: NotInStore, StoreNotReadable.
+        """
+        return self._store.peek_blob(self._digests[path])
 
 
 def tree_digest(entries: Sequence[FileRef]) -> str:

@@ -71,6 +71,12 @@ TOOLCHAINS: Mapping[str, Toolchain] = MappingProxyType(
                 ),
             ),
             Toolchain(
+                name="torch",
+                purpose="exports what PyTorch, torchvision, timm and transformers make",
+                lock=_LOCKS / "torch.txt",
+                has_burnish=True,
+            ),
+            Toolchain(
                 name="triton",
                 purpose="serves: tritonserver and what its backends load",
                 lock=_LOCKS / "triton.txt",

@@ -6,6 +6,7 @@ message names what is wrong and the cure. A field that nothing acts on does not 
 
 from __future__ import annotations
 
+import json
 import math
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from pydantic import Field, create_model, field_validator, model_validator
 from burnish import names
 from burnish.api.base import ApiModel, FieldError
 from burnish.api.scalars import (
+    KEYWORD_PATTERN,
     LABEL_KEY_PATTERN,
     LABEL_VALUE_PATTERN,
     LINE_PATTERN,
@@ -27,6 +29,7 @@ from burnish.api.scalars import (
     quantity_value,
 )
 from burnish.api.v1alpha1.status import Status
+from burnish.errors import BurnishError
 from burnish.plugins import base as plugins
 from burnish.plugins import registry
 
@@ -79,14 +82,49 @@ class SecretReference(ApiModel):
     name: SecretName = Field(description="Its name.")
 
 
+class ArchitectureArg(ApiModel):
+    """One argument with which the architecture is built."""
+
+    name: Annotated[str, Field(pattern=KEYWORD_PATTERN, max_length=64)] = Field(
+        examples=["num_classes"], description="The keyword of the library's function; of a transformers class, the configuration's."
+    )
+    value: Annotated[str, Field(pattern=LINE_PATTERN, max_length=256)] = Field(
+        examples=["10"], description="A number, true, false or text, written as text."
+    )
+
+    @property
+    def scalar(self) -> plugins.Scalar:
+        """The value with its type."""
+        try:
+            found = json.loads(self.value)
+        except ValueError:
+            return self.value
+        return found if isinstance(found, bool | int | float) and math.isfinite(found) else self.value
+
+
 class Source(ApiModel):
     """Where the trained model is."""
 
     uri: Uri = Field(
-        description="https:, s3: or pvc:, and where there is no cluster file: (relative to the manifest). A file; or a directory (ONNX with external "
-        "data): file: and pvc: of a folder, s3: with a / at the end."
+        description="https:, s3: or pvc:, and where there is no cluster file: (relative to the manifest). A file; or a directory (HuggingFace; ONNX with "
+        "external data): file: and pvc: of a folder, s3: with a / at the end."
     )
     format: FormatName | None = Field(default=None, description="Only needed where it can't be detected from the content; a mismatch is an error.")
+    architecture: Annotated[str, Field(pattern=LINE_PATTERN, max_length=256)] | None = Field(
+        default=None,
+        examples=["torchvision.models.resnet18", "timm.resnet50", "transformers.BertForSequenceClassification"],
+        description="StateDict: the library's function or class that the weights belong to, of torchvision.models, timm or transformers.",
+    )
+    architecture_args: Annotated[list[ArchitectureArg], Field(max_length=32)] = Field(
+        default_factory=list, description="StateDict: what the architecture was built with, where that is not the library's default."
+    )
+    task: plugins.Task | None = Field(
+        default=None, description="HuggingFace: which head the model is loaded with; default the one that config.json, or modules.json, names."
+    )
+    trusted: bool = Field(
+        default=False,
+        description="ExportedProgram and TorchScript run code when they are loaded. With true they are, in a step without network and credentials.",
+    )
     digest: Digest | None = Field(default=None, description="Pin: sha256 of the file as sha256sum prints it; of a directory as Burnish reports it.")
     refresh: Annotated[str, Field(max_length=64)] | None = Field(
         default=None, description="Any text; change it to look at a remote URI again. Until then the bytes first found under the URI are used."
@@ -97,6 +135,31 @@ class Source(ApiModel):
         "AWS_SESSION_TOKEN, AWS_REGION and AWS_ENDPOINT_URL for s3, token (a bearer token) for https, and uriPrefix: which URIs they may be sent to. "
         "On this machine the environment's credentials are used instead.",
     )
+
+    @field_validator("architecture_args")
+    @classmethod
+    def _unique(cls, entries: list[Any]) -> list[Any]:
+        return _unique_by_name(entries)
+
+    @model_validator(mode="after")
+    def _format_takes_options(self) -> Source:
+        if self.format is not None:
+            try:
+                registry.formats()[self.format.value].check_options(self.options)
+            except BurnishError as error:
+                raise FieldError((error.field or "").removeprefix("spec.source."), error.message, error.reason) from error
+        return self
+
+    @property
+    def options(self) -> plugins.SourceOptions:
+        """What a format needs to know beside the bytes; only what is written is set."""
+        given: dict[str, Any] = {
+            "architecture": self.architecture,
+            "architecture_args": {entry.name: entry.scalar for entry in self.architecture_args},
+            "task": self.task,
+            "trusted": self.trusted,
+        }
+        return plugins.SourceOptions(**{name: value for name, value in given.items() if value})
 
 
 class DynamicAxis(ApiModel):

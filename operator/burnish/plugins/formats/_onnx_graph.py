@@ -18,16 +18,15 @@ FLOAT_TYPES = frozenset({1, 10, 11, 16})
 
 # Fields of ModelProto (onnx.proto3) by number -> protobuf wire type.
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
-_HEAD_BYTES = 64
+HEAD_BYTES = 64
+"""Of a file, to recognise it by."""
 
 
-def looks_like_model(path: Path) -> bool:
-    """True if the file starts with `ir_version`, a small integer, followed by another field of a ModelProto.
+def looks_like_model(head: bytes) -> bool:
+    """True if a file with this head starts with `ir_version`, a small integer, followed by another field of a ModelProto.
 
     Every exporter writes the fields in order, so field 1 comes first; a full parse needs the onnx library and belongs to export.
     """
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
     return len(head) > 3 and head[0] == 0x08 and 1 <= head[1] <= 127 and _MODEL_FIELDS.get(head[2] >> 3) == head[2] & 7
 
 

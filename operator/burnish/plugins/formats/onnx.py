@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base
+from burnish.plugins.files import Files, LocalFiles, head
 from burnish.plugins.formats import _onnx_checks, _onnx_external, _onnx_graph
 
 if TYPE_CHECKING:
@@ -24,20 +25,18 @@ class Onnx(base.Format):
     name: ClassVar[str] = "ONNX"
     toolchain: ClassVar[str] = "onnx"
 
-    def detect(self, path: Path) -> bool:
-        """True if `path`, or the one .onnx file in the directory `path`, starts with the fields of a ModelProto."""
-        if path.is_dir():
-            candidates = _model_files(path)
-            return len(candidates) == 1 and _onnx_graph.looks_like_model(candidates[0])
-        return path.is_file() and _onnx_graph.looks_like_model(path)
+    def detect(self, files: Files) -> bool:
+        """True if the file, or the directory's one .onnx file, starts with the fields of a ModelProto."""
+        candidates = _model_names(files.paths) if files.is_directory else files.paths
+        return len(candidates) == 1 and _onnx_graph.looks_like_model(head(files, candidates[0], _onnx_graph.HEAD_BYTES))
 
-    def export(self, path: Path, target: Path, *, image: base.ServingImage) -> tuple[base.Signature, base.GraphFacts]:
+    def export(self, source: base.SourceModel, target: Path, *, image: base.ServingImage) -> tuple[base.Signature, base.GraphFacts]:
         """Check the model and write it to `target` as one self-contained file; unnamed nodes get names.
 
         Raises:
             BurnishError: InvalidModel, UnsupportedOperator, UnsupportedOpset, NonFiniteWeights, UnsafeExternalData.
         """
-        file = model_file(path)
+        file = model_file(source.path)
         model = _onnx_graph.parse(file)
         _onnx_external.inline(model, file.parent)
         _onnx_checks.check_versions(model, max_opset=image.max_opset, max_ir_version=image.max_ir_version)
@@ -50,7 +49,7 @@ class Onnx(base.Format):
         _onnx_checks.check_weights(model)
         return signature, _onnx_graph.facts(model)
 
-    def reference(self, path: Path, feeds: Sequence[base.Arrays]) -> list[dict[str, np.ndarray]]:
+    def reference(self, source: base.SourceModel, feeds: Sequence[base.Arrays]) -> list[dict[str, np.ndarray]]:
         """Outputs of the source file itself in ONNX Runtime, with every graph optimization off.
 
         Raises:
@@ -58,7 +57,7 @@ class Onnx(base.Format):
         """
         from burnish.plugins.runtimes import _onnxruntime_session as ort
 
-        file = model_file(path)
+        file = model_file(source.path)
         _onnx_external.check(_onnx_graph.parse(file), file.parent)
         try:
             session = ort.open_session(file, threads=1, optimize=False)
@@ -67,11 +66,9 @@ class Onnx(base.Format):
             raise BurnishError(Reason.InvalidModel, f"ONNX Runtime does not run {file.name}: {error}") from error
 
 
-def _model_files(directory: Path) -> list[Path]:
-    """`model.onnx` where there is one, else every .onnx file of the directory."""
-    if (directory / "model.onnx").is_file():
-        return [directory / "model.onnx"]
-    return sorted(directory.glob("*.onnx"))
+def _model_names(paths: Sequence[str]) -> list[str]:
+    """`model.onnx` where there is one, else every .onnx file beside it."""
+    return ["model.onnx"] if "model.onnx" in paths else sorted(p for p in paths if p.endswith(".onnx") and "/" not in p)
 
 
 def model_file(path: Path) -> Path:
@@ -82,8 +79,7 @@ def model_file(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    files = _model_files(path)
-    if len(files) != 1:
-        found = ", ".join(f.name for f in files) or "none"
-        raise BurnishError(Reason.InvalidModel, f"the directory must hold model.onnx, or exactly one .onnx file; found: {found}")
-    return files[0]
+    found = _model_names(LocalFiles(path).paths)
+    if len(found) != 1:
+        raise BurnishError(Reason.InvalidModel, f"the directory must hold model.onnx, or exactly one .onnx file; found: {', '.join(found) or 'none'}")
+    return path / found[0]

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base, registry
+from burnish.plugins.files import LocalFiles
 from burnish.plugins.formats import _onnx_external
 
 Make = Callable[..., onnx.ModelProto]
@@ -22,7 +23,7 @@ ONNX = registry.formats()["ONNX"]
 
 def _refusal(path: Path, target: Path, image: base.ServingImage) -> BurnishError:
     with pytest.raises(BurnishError) as caught:
-        ONNX.export(path, target, image=image)
+        ONNX.export(base.SourceModel(path), target, image=image)
     return caught.value
 
 
@@ -45,20 +46,20 @@ def test_detect_knows_a_model_a_directory_and_nothing_else(make_cnn: Make, save:
     (tmp_path / "text.onnx").write_text("this is no model, whatever it is called")
     (tmp_path / "empty.onnx").write_bytes(b"")
     (tmp_path / "none").mkdir()
-    assert ONNX.detect(path) and ONNX.detect(path.parent)
-    assert not any(ONNX.detect(tmp_path / name) for name in ("text.onnx", "empty.onnx", "none", "missing.onnx"))
+    assert ONNX.detect(LocalFiles(path)) and ONNX.detect(LocalFiles(path.parent))
+    assert not any(ONNX.detect(LocalFiles(tmp_path / name)) for name in ("text.onnx", "empty.onnx", "none", "missing.onnx"))
 
 
 def test_detect_refuses_a_directory_with_two_models_unless_one_is_model_onnx(make_cnn: Make, tmp_path: Path) -> None:
     for name in ("a.onnx", "b.onnx"):
         (tmp_path / name).write_bytes(make_cnn().SerializeToString())
-    assert not ONNX.detect(tmp_path)
+    assert not ONNX.detect(LocalFiles(tmp_path))
     (tmp_path / "model.onnx").write_bytes(make_cnn().SerializeToString())
-    assert ONNX.detect(tmp_path)
+    assert ONNX.detect(LocalFiles(tmp_path))
 
 
 def test_export_keeps_names_and_gives_signature_and_facts(make_cnn: Make, save: Save, tmp_path: Path, image: base.ServingImage) -> None:
-    signature, facts = ONNX.export(save(make_cnn()), tmp_path / "out.onnx", image=image)
+    signature, facts = ONNX.export(base.SourceModel(save(make_cnn())), tmp_path / "out.onnx", image=image)
     assert signature.inputs == (base.Tensor(name="image", data_type=base.DataType.FP32, shape=(-1, 1, 8, 8)),)
     assert signature.outputs == (base.Tensor(name="score", data_type=base.DataType.FP32, shape=(-1, 4)),)
     assert signature.is_batched
@@ -69,7 +70,7 @@ def test_export_keeps_names_and_gives_signature_and_facts(make_cnn: Make, save: 
 
 
 def test_export_counts_only_constant_weights(make_text: Make, save: Save, tmp_path: Path, image: base.ServingImage) -> None:
-    _, facts = ONNX.export(save(make_text()), tmp_path / "out.onnx", image=image)
+    _, facts = ONNX.export(base.SourceModel(save(make_text())), tmp_path / "out.onnx", image=image)
     assert facts.op_counts["MatMul"] == 4
     assert facts.weighted_ops == {"Gather": 1, "MatMul": 2}
     assert facts.node_names == ("embed", "query", "out")
@@ -77,9 +78,11 @@ def test_export_counts_only_constant_weights(make_text: Make, save: Save, tmp_pa
 
 def test_export_answers_as_the_source(make_cnn: Make, save: Save, tmp_path: Path, image: base.ServingImage) -> None:
     path = save(make_cnn())
-    ONNX.export(path, tmp_path / "out.onnx", image=image)
+    ONNX.export(base.SourceModel(path), tmp_path / "out.onnx", image=image)
     feeds = [{"image": np.random.default_rng(i).standard_normal((2, 1, 8, 8)).astype(np.float32)} for i in range(2)]
-    for ours, theirs in zip(ONNX.reference(tmp_path / "out.onnx", feeds), ONNX.reference(path, feeds), strict=True):
+    for ours, theirs in zip(
+        ONNX.reference(base.SourceModel(tmp_path / "out.onnx"), feeds), ONNX.reference(base.SourceModel(path), feeds), strict=True
+    ):
         assert ours["score"].shape == (2, 4)
         np.testing.assert_array_equal(ours["score"], theirs["score"])
 
@@ -88,7 +91,7 @@ def test_export_inlines_external_data(make_cnn: Make, tmp_path: Path, image: bas
     source = tmp_path / "source"
     source.mkdir()
     _external(make_cnn(), source / "net.onnx")
-    ONNX.export(source, tmp_path / "out.onnx", image=image)
+    ONNX.export(base.SourceModel(source), tmp_path / "out.onnx", image=image)
     written = onnx.load(tmp_path / "out.onnx", load_external_data=False)
     assert not any(t.external_data for t in written.graph.initializer)
     original = {t.name: t for t in make_cnn().graph.initializer}
@@ -103,16 +106,18 @@ def test_export_writes_data_beside_where_one_file_cannot_hold_it(
     path = save(make_cnn())
     target = tmp_path / "out" / "model.onnx"
     target.parent.mkdir()
-    ONNX.export(path, target, image=image)
+    ONNX.export(base.SourceModel(path), target, image=image)
     feeds = [{"image": np.ones((1, 1, 8, 8), np.float32)}]
     assert (tmp_path / "out" / "model.onnx.data").stat().st_size >= 16 * 8 * 9 * 4  # w2; small tensors stay in the graph
-    np.testing.assert_array_equal(ONNX.reference(target, feeds)[0]["score"], ONNX.reference(path, feeds)[0]["score"])
+    np.testing.assert_array_equal(
+        ONNX.reference(base.SourceModel(target), feeds)[0]["score"], ONNX.reference(base.SourceModel(path), feeds)[0]["score"]
+    )
 
 
 def test_export_gives_equal_bytes_for_equal_input(make_cnn: Make, save: Save, tmp_path: Path, image: base.ServingImage) -> None:
     path = save(make_cnn())
-    ONNX.export(path, tmp_path / "a.onnx", image=image)
-    ONNX.export(path, tmp_path / "b.onnx", image=image)
+    ONNX.export(base.SourceModel(path), tmp_path / "a.onnx", image=image)
+    ONNX.export(base.SourceModel(path), tmp_path / "b.onnx", image=image)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
@@ -122,7 +127,7 @@ def test_signature_reads_varying_negative_scalar_and_undeclared_shapes(save: Sav
     total = helper.make_tensor_value_info("total", TensorProto.INT32, [])
     nodes = [helper.make_node("Abs", ["x"], ["y"]), helper.make_node("ReduceMax", ["x"], ["total"], keepdims=0)]
     model = helper.make_model(helper.make_graph(nodes, "g", [x], [y, total]), opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    signature, _ = ONNX.export(save(model), tmp_path / "out.onnx", image=image)
+    signature, _ = ONNX.export(base.SourceModel(save(model)), tmp_path / "out.onnx", image=image)
     assert signature.inputs[0].shape == (-1, -1, -1, 3)
     assert [t.shape for t in signature.outputs] == [(-1, -1, -1, 3), ()]
     assert not signature.is_batched
@@ -222,7 +227,7 @@ def test_export_takes_contrib_operators_and_refuses_invented_ones(make_cnn: Make
     model.graph.node[1].op_type = "Gelu"
     model.graph.node[1].domain = "com.microsoft"
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    ONNX.export(save(model), tmp_path / "out.onnx", image=image)
+    ONNX.export(base.SourceModel(save(model)), tmp_path / "out.onnx", image=image)
     model.graph.node[1].op_type = "Hyperlu"
     assert _refusal(save(model), tmp_path / "out.onnx", image).reason is Reason.UnsupportedOperator
 
@@ -239,8 +244,8 @@ def test_export_takes_model_local_functions(save: Save, tmp_path: Path, image: b
     graph = helper.make_graph([helper.make_node("Twice", ["x"], ["y"], domain="mine")], "g", [x], [y])
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("mine", 1)]
     path = save(helper.make_model(graph, functions=[body], opset_imports=opsets, ir_version=9))
-    ONNX.export(path, tmp_path / "out.onnx", image=image)
-    np.testing.assert_array_equal(ONNX.reference(tmp_path / "out.onnx", [{"x": np.ones((1, 2), np.float32)}])[0]["y"], [[2, 2]])
+    ONNX.export(base.SourceModel(path), tmp_path / "out.onnx", image=image)
+    np.testing.assert_array_equal(ONNX.reference(base.SourceModel(tmp_path / "out.onnx"), [{"x": np.ones((1, 2), np.float32)}])[0]["y"], [[2, 2]])
 
 
 def _with_branch(node: onnx.NodeProto, initializers: tuple[onnx.TensorProto, ...] = ()) -> onnx.ModelProto:
@@ -270,7 +275,7 @@ def test_export_takes_minus_infinity_as_a_mask_but_not_nan(save: Save, tmp_path:
         graph = helper.make_graph([helper.make_node("Add", ["x", "mask"], ["y"])], "g", [x], [y], [mask])
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
-    ONNX.export(save(model(-np.inf)), tmp_path / "out.onnx", image=image)
+    ONNX.export(base.SourceModel(save(model(-np.inf))), tmp_path / "out.onnx", image=image)
     assert _refusal(save(model(np.nan)), tmp_path / "out.onnx", image).reason is Reason.NonFiniteWeights
 
 
@@ -318,7 +323,7 @@ def test_export_refuses_external_data_outside_its_directory(location: str, make_
     assert error.reason is Reason.UnsafeExternalData
     assert "'w1'" in error.message
     with pytest.raises(BurnishError) as caught:
-        ONNX.reference(source, [])
+        ONNX.reference(base.SourceModel(source), [])
     assert caught.value.reason is Reason.UnsafeExternalData
 
 
@@ -393,11 +398,11 @@ def test_reference_types_a_shape_bomb(save: Save) -> None:
     ]
     path = save(helper.make_model(helper.make_graph(nodes, "g", [x], [y], [size]), opset_imports=[helper.make_opsetid("", 18)], ir_version=9))
     with pytest.raises(BurnishError) as caught:
-        ONNX.reference(path, [{"x": np.ones((1, 2), np.float32)}])
+        ONNX.reference(base.SourceModel(path), [{"x": np.ones((1, 2), np.float32)}])
     assert caught.value.reason is Reason.InvalidModel
 
 
 def test_reference_types_a_failure_at_run_time(make_cnn: Make, save: Save) -> None:
     with pytest.raises(BurnishError) as caught:
-        ONNX.reference(save(make_cnn()), [{"image": np.ones((1, 3, 8, 8), np.float32)}])
+        ONNX.reference(base.SourceModel(save(make_cnn())), [{"image": np.ones((1, 3, 8, 8), np.float32)}])
     assert caught.value.reason is Reason.InvalidModel

@@ -53,7 +53,7 @@ def _integer_inputs(model: onnx.ModelProto) -> set[str]:
 
 
 def _cosine(path: Path, source: Path, feeds: list[dict[str, np.ndarray]]) -> float:
-    a, b = (np.concatenate([o["score"].ravel() for o in ONNX.reference(p, feeds)]).astype(np.float64) for p in (path, source))
+    a, b = (np.concatenate([o["score"].ravel() for o in ONNX.reference(base.SourceModel(p), feeds)]).astype(np.float64) for p in (path, source))
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
@@ -219,7 +219,7 @@ def test_build_and_open_answer_as_the_model(make_cnn: Make, save: Save, tmp_path
     ORT.build(path, tmp_path / "model", image=image)
     assert [f.name for f in (tmp_path / "model").iterdir()] == ["model.onnx"]
     session = ORT.open(tmp_path / "model", threads=1)
-    for feed, expected in zip(feeds, ONNX.reference(path, feeds), strict=True):
+    for feed, expected in zip(feeds, ONNX.reference(base.SourceModel(path), feeds), strict=True):
         np.testing.assert_allclose(session.infer(feed)["score"], expected["score"], rtol=1e-4, atol=1e-5)
 
 
@@ -264,7 +264,7 @@ def test_every_lowered_recipe_of_a_model_applies(
     config: QuantizeConfig, make_text: Make, save: Save, tmp_path: Path, image: base.ServingImage, vnni: base.HardwareClass
 ) -> None:
     exported = tmp_path / "model.onnx"
-    _, facts = ONNX.export(save(make_text()), exported, image=image)
+    _, facts = ONNX.export(base.SourceModel(save(make_text())), exported, image=image)
     lowering = ORT.lower([base.PassRequest("Quantize", config)], facts, vnni, has_calibration=True)
     assert lowering.recipes
     for recipe in lowering.recipes:

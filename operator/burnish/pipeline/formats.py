@@ -1,0 +1,56 @@
+"""Which format a source is of: said once, by `resolve`, before anything opens it; `export` asks again of the verified bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote
+
+from burnish.api.job_contract import SourceRecord
+from burnish.errors import BurnishError, Reason
+from burnish.plugins import base as plugins
+from burnish.plugins import registry
+from burnish.plugins.files import Files
+
+
+def find(source: Files, declared: str | None, options: plugins.SourceOptions) -> plugins.Format:
+    """The plugin for a source that the manifest describes with `options`.
+
+    Args:
+        declared: `spec.source.format`.
+
+    Raises:
+        BurnishError: as `detect` and `Format.check_options`.
+    """
+    plugin = detect(source, declared)
+    plugin.check_options(options)
+    return plugin
+
+
+def detect(source: Files, declared: str | None) -> plugins.Format:
+    """The plugin for a source.
+
+    Raises:
+        BurnishError: UnsupportedFormat: no plugin knows it, or the declared one doesn't recognise it.
+    """
+    known = registry.formats()
+    if declared is not None and known[declared].detect(source):
+        return known[declared]
+    found = next((plugin for plugin in known.values() if plugin.detect(source)), None)
+    if declared is not None:
+        content = f"{found.name}, not {declared}" if found else f"not {declared}"
+        raise BurnishError(
+            Reason.UnsupportedFormat,
+            f"{source.name} is {content}; correct the field or the file, or leave the field out to have it detected",
+            field="spec.source.format",
+        )
+    if found is None:
+        raise BurnishError(Reason.UnsupportedFormat, f"{source.name} is of no known format; known: {', '.join(known)}", field="spec.source.uri")
+    return found
+
+
+def source_name(record: SourceRecord) -> str:
+    """The name that the user knows; empty where the URI of a directory has none of its own (`file:.`)."""
+    if not record.tree.is_directory:
+        return record.tree.files[0].path
+    name = Path(unquote(record.uri.partition(":")[2])).name
+    return "" if name == ".." else name

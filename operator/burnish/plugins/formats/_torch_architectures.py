@@ -1,0 +1,147 @@
+"""Building the module that a state dict belongs to: by name, from the libraries that are on the list, and from nothing else."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import Any
+
+from burnish.errors import BurnishError, Reason
+from burnish.plugins import base
+from burnish.plugins.formats import _huggingface_inputs, _torch_module
+
+FIELD = "spec.source.architecture"
+PREFIXES = ("torchvision.models.", "timm.", "transformers.")
+RECIPE = (
+    "export it where its code is, with an example that is a batch of 2, and use that file as the source: "
+    "import torch; batch = torch.export.Dim('batch'); "
+    "torch.onnx.export(model.eval(), (example,), 'model.onnx', dynamo=True, dynamic_shapes=({0: batch},))"
+)
+_REFUSED_ARGS = ("pretrained", "weights", "checkpoint", "cache_dir", "progress", "name_or_path", "trust_remote_code")
+"""Beginnings of arguments with which a library would fetch or open something."""
+
+
+def check_name(architecture: str | None) -> None:
+    """Refuse what is not on the list, without a library.
+
+    Raises:
+        BurnishError: ArchitectureMismatch.
+    """
+    listed = ", ".join(prefix.removesuffix(".") for prefix in PREFIXES)
+    if architecture is None:
+        text = f"a state dict holds weights only; name what they belong to, out of {listed}, such as torchvision.models.resnet18"
+        raise BurnishError(Reason.InvalidManifest, text, field=FIELD)
+    if not architecture.startswith(PREFIXES):
+        text = f"{architecture!r} is not in {listed}, and no other code is run. If the model is your own, {RECIPE}"
+        raise BurnishError(Reason.ArchitectureMismatch, text, field=FIELD)
+
+
+def build(options: base.SourceOptions) -> Any:
+    """The module, with weights of no meaning.
+
+    Raises:
+        BurnishError: ArchitectureMismatch.
+    """
+    check_name(options.architecture)
+    architecture = options.architecture or ""
+    for name in options.architecture_args:
+        if name.startswith(_REFUSED_ARGS):
+            raise BurnishError(
+                Reason.ArchitectureMismatch, f"{name!r} would load weights from elsewhere; remove it", field="spec.source.architectureArgs"
+            )
+    prefix = next(p for p in PREFIXES if architecture.startswith(p))
+    make = {"torchvision.models.": _torchvision, "timm.": _timm, "transformers.": _transformers}[prefix]
+    try:
+        return make(architecture, architecture.rpartition(".")[2], options.architecture_args).eval()
+    except BurnishError:
+        raise
+    except Exception as error:  # of the library's own constructor: TypeError for an unknown argument, ValueError, AssertionError, ...
+        said = " ".join(str(error).split())[:300]
+        raise BurnishError(
+            Reason.ArchitectureMismatch, f"{architecture} can't be built with these arguments: {said}", field="spec.source.architectureArgs"
+        ) from error
+
+
+def inputs_of(module: Any, options: base.SourceOptions, declared: tuple[base.DeclaredInput, ...]) -> tuple[_torch_module.Input, ...]:
+    """The module's inputs: its library's own words, what the manifest declares, or both.
+
+    Raises:
+        BurnishError: InputsNotGeneratable where neither tells a shape.
+    """
+    architecture = options.architecture or ""
+    if architecture.startswith("transformers."):
+        return declare(_huggingface_inputs.of_model(module, None), declared)
+    if architecture.startswith("timm.") and not any(entry.shape for entry in declared):
+        channels, *size = module.pretrained_cfg["input_size"]
+        shape = (-1, int(options.architecture_args.get("in_chans", channels)), *size)
+        told = base.Tensor(name="image", data_type=base.DataType.FP32, shape=shape)
+        return declare((_torch_module.Input(told),), declared)
+    return undeclared(declared, architecture)
+
+
+def undeclared(declared: tuple[base.DeclaredInput, ...], what: str) -> tuple[_torch_module.Input, ...]:
+    """The inputs of a module that doesn't tell them: those of the manifest, in its order.
+
+    Raises:
+        BurnishError: InputsNotGeneratable.
+    """
+    if not declared or any(entry.shape is None for entry in declared):
+        text = f"{what} does not tell its inputs; declare each with its shape, such as spec.inputs: [{{name: image, shape: [-1, 3, 224, 224]}}]"
+        raise BurnishError(Reason.InputsNotGeneratable, text, field="spec.inputs")
+    return tuple(
+        _torch_module.Input(base.Tensor(name=e.name, data_type=e.data_type or base.DataType.FP32, shape=e.shape or ()), e.sizes) for e in declared
+    )
+
+
+def declare(told: tuple[_torch_module.Input, ...], declared: tuple[base.DeclaredInput, ...]) -> tuple[_torch_module.Input, ...]:
+    """Inputs that the library tells, with names, sizes and fixed axes as the manifest has them.
+
+    An only input takes the manifest's name; what contradicts the library is refused later, when the exported model is compared with the manifest.
+    """
+    by_name = {entry.name: entry for entry in declared}
+    if len(told) == len(declared) == 1 and told[0].tensor.data_type.is_float:
+        by_name = {told[0].tensor.name: declared[0]}
+    found = []
+    for each in told:
+        entry = by_name.get(each.tensor.name)
+        if entry is not None:
+            shape = each.tensor.shape if entry.shape is None else entry.shape
+            tensor = each.tensor.model_copy(update={"name": entry.name, "shape": shape})
+            each = _torch_module.Input(tensor, {**each.sizes, **entry.sizes}, each.axes)
+        found.append(each)
+    return tuple(found)
+
+
+def _torchvision(architecture: str, name: str, args: dict[str, base.Scalar]) -> Any:
+    import torchvision
+
+    known = torchvision.models.list_models()
+    if name not in known:
+        raise _unknown(architecture, known)
+    of_backbone = {"weights_backbone": None} if ".detection." in architecture or ".segmentation." in architecture else {}
+    return torchvision.models.get_model(name, weights=None, **of_backbone, **args)
+
+
+def _timm(architecture: str, name: str, args: dict[str, base.Scalar]) -> Any:
+    import timm
+
+    if not timm.is_model(name):
+        raise _unknown(architecture, timm.list_models())
+    return timm.create_model(name, pretrained=False, **args)
+
+
+def _transformers(architecture: str, name: str, args: dict[str, base.Scalar]) -> Any:
+    import transformers
+
+    found: Any = getattr(transformers, name, None)
+    config = getattr(found, "config_class", None) if inspect.isclass(found) and issubclass(found, transformers.PreTrainedModel) else None
+    if config is None:
+        raise _unknown(architecture, [n for n in dir(transformers) if "For" in n or n.endswith("Model")])
+    return found(config(attn_implementation="eager", **args))
+
+
+def _unknown(architecture: str, known: list[str]) -> BurnishError:
+    name = architecture.rpartition(".")[2]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {architecture.rpartition('.')[0]}.{close[0]}?" if close else ""
+    return BurnishError(Reason.ArchitectureMismatch, f"the library has no {architecture}.{hint} If the model is your own, {RECIPE}", field=FIELD)

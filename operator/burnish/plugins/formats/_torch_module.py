@@ -1,0 +1,261 @@
+"""A torch module with named inputs and outputs: running it as its own framework does, and bringing it to ONNX.
+
+Everything that PyTorch's formats share after they have a module in their hands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from burnish.errors import BurnishError, Reason
+from burnish.plugins import base
+from burnish.plugins.formats import onnx as onnx_format
+
+if TYPE_CHECKING:
+    import numpy as np
+
+OPSET = 20
+"""What torch 2.15's exporter writes without a conversion afterwards that may fail."""
+EXAMPLE_BATCH = 2
+"""torch.export takes a size of 1 for a constant."""
+_EXTERNAL_BYTES = 1_900_000_000
+"""Above it weights go beside the protobuf, which holds 2 GiB."""
+_SYMBOL = re.compile(r"\b[su]\d+\b")
+_LISTED = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """One input of a module: what it is in the served model, and how large it is while the module is traced."""
+
+    tensor: base.Tensor
+    sizes: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    """Varying axis -> size of the example; others have EXAMPLE_BATCH."""
+    axes: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    """Varying axis -> its name in the ONNX file."""
+
+    def example(self) -> Any:
+        """A tensor of zeros, or of the smallest allowed integers."""
+        import torch
+
+        shape = [self.sizes.get(axis, EXAMPLE_BATCH) if size == -1 else size for axis, size in enumerate(self.tensor.shape)]
+        low = self.tensor.range[0] if self.tensor.range else 0
+        return torch.full(shape, low, dtype=getattr(torch, self.tensor.data_type.numpy_name))
+
+    def axis_name(self, axis: int) -> str:
+        """`batch` for axis 0 where nobody named it."""
+        return self.axes.get(axis, "batch" if axis == 0 else f"{self.tensor.name}_{axis}")
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedModule:
+    """A module in evaluation mode and its inputs."""
+
+    module: Any
+    inputs: tuple[Input, ...]
+    by_keyword: bool = False
+    """Inputs are passed by name, not in order."""
+
+    def run(self, feed: base.Arrays) -> dict[str, np.ndarray]:
+        """The module's own answer.
+
+        Raises:
+            BurnishError: InvalidModel where it refuses the feed.
+        """
+        import numpy as np
+        import torch
+
+        try:
+            with torch.inference_mode():
+                found = self._outputs([torch.from_numpy(np.array(feed[i.tensor.name])) for i in self.inputs])
+        except BurnishError:
+            raise
+        except Exception as error:  # the model's own code
+            raise _broken("PyTorch does not run the model on such a request", error) from error
+        return {name: value.contiguous().numpy() for name, value in found.items()}
+
+    def export(self, target: Path, *, image: base.ServingImage) -> tuple[base.Signature, base.GraphFacts]:
+        """Write ONNX to `target`, checked as every ONNX source is.
+
+        Raises:
+            BurnishError: InvalidModel, UnsupportedOperator; as the ONNX format's `export`.
+        """
+        import torch
+
+        examples = tuple(i.example() for i in self.inputs)
+        try:
+            with torch.inference_mode():
+                outputs = self._outputs(list(examples))
+        except BurnishError:
+            raise
+        except Exception as error:
+            raise _broken(f"the model does not run on inputs of {_shapes(self.inputs, examples)}", error) from error
+        varying = tuple({axis: torch.export.Dim.AUTO for axis, size in enumerate(i.tensor.shape) if size == -1} for i in self.inputs)
+        program = self._program(examples, varying, [i.tensor.name for i in self.inputs], list(outputs), min(OPSET, image.max_opset))
+        return save(program, self.inputs, target, image=image)
+
+    def _program(self, examples: tuple[Any, ...], varying: tuple[Any, ...], inputs: list[str], outputs: list[str], opset: int) -> Any:
+        import torch
+
+        with exporting():
+            return torch.onnx.export(
+                _positional(self),
+                examples,
+                dynamo=True,
+                dynamic_shapes=(varying,),
+                input_names=inputs,
+                output_names=outputs,
+                opset_version=opset,
+                external_data=False,
+                verbose=False,
+            )
+
+    def _outputs(self, arguments: list[Any]) -> dict[str, Any]:
+        names = [i.tensor.name for i in self.inputs]
+        answer = self.module(**dict(zip(names, arguments, strict=True))) if self.by_keyword else self.module(*arguments)
+        return named_outputs(answer)
+
+
+def data_type(dtype: Any, name: str) -> base.DataType:
+    """The protocol's name of a torch dtype.
+
+    Raises:
+        BurnishError: InvalidModel for one that it can't carry.
+    """
+    for found in base.DataType:
+        if str(dtype) == f"torch.{found.numpy_name}":
+            return found
+    raise BurnishError(Reason.InvalidModel, f"input {name!r} is {dtype}, which Triton's protocol can't carry; cast it inside the model")
+
+
+def named_outputs(answer: Any) -> dict[str, Any]:
+    """The tensors of what a module returns, by name: its own where it returns a mapping, else `output`, or `output_0` and so on.
+
+    Raises:
+        BurnishError: InvalidModel where there is none.
+    """
+    import torch
+
+    if isinstance(answer, torch.Tensor):
+        return {"output": answer}
+    if isinstance(answer, Mapping):
+        found = {str(name): value for name, value in answer.items() if isinstance(value, torch.Tensor)}
+    else:
+        values = [value for value in answer if isinstance(value, torch.Tensor)] if isinstance(answer, Sequence) else []
+        found = {"output" if len(values) == 1 else f"output_{number}": value for number, value in enumerate(values)}
+    if not found:
+        raise BurnishError(Reason.InvalidModel, f"the model returns {type(answer).__name__} without a tensor in it; let it return tensors")
+    return found
+
+
+def _positional(named: NamedModule) -> Any:
+    """A module that takes the inputs in order and returns a tuple of tensors, as the exporter wants it."""
+    import torch
+
+    class Positional(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = named.module
+
+        def forward(self, *arguments: Any) -> tuple[Any, ...]:
+            return tuple(named._outputs(list(arguments)).values())
+
+    return Positional().eval()
+
+
+class exporting:  # noqa: N801  # a context manager
+    """Turn what torch's exporter raises into BurnishError."""
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, BurnishError) or not isinstance(error, Exception):
+            return
+        said = []
+        cause: BaseException | None = error
+        while cause is not None:
+            said.append(str(cause))
+            cause = cause.__cause__
+        operators = sorted(set(re.findall(r"OpOverload\(op='([\w.:]+)'", "\n".join(said))))
+        if operators:
+            listed = ", ".join(operators[:_LISTED])
+            raise BurnishError(
+                Reason.UnsupportedOperator, f"ONNX has no operator for {listed}; replace it in the model with operators of PyTorch itself"
+            ) from error
+        raise _broken("PyTorch does not export the model to ONNX", error) from error
+
+
+def save(program: Any, inputs: Sequence[Input], target: Path, *, image: base.ServingImage) -> tuple[base.Signature, base.GraphFacts]:
+    """Write an exported program to `target`, with readable names of sizes and without the paths of this machine.
+
+    Raises:
+        BurnishError: InvalidModel where an axis became a constant; as the ONNX format's `export`.
+    """
+    for node in program.model.graph:
+        node.metadata_props.clear()  # stack traces
+        node.doc_string = None
+    raw = target.with_suffix(".torch.onnx")
+    size = sum(value.const_value.nbytes for value in program.model.graph.initializers.values() if value.const_value is not None)
+    program.save(raw, external_data=size > _EXTERNAL_BYTES)
+    return finish(raw, inputs, target, image=image)
+
+
+def finish(raw: Path, inputs: Sequence[Input], target: Path, *, image: base.ServingImage) -> tuple[base.Signature, base.GraphFacts]:
+    """From what an exporter wrote to `raw` to the pipeline's `target`; `raw` goes.
+
+    Raises:
+        BurnishError: InvalidModel where an axis became a constant; as the ONNX format's `export`.
+    """
+    import onnx
+
+    model = onnx.load(raw, load_external_data=False)
+    name_axes(model, inputs)
+    onnx.save(model, raw)
+    signature, facts = onnx_format.Onnx().export(base.SourceModel(raw), target, image=image)
+    for path in raw.parent.glob(f"{raw.name}*"):
+        path.unlink()
+    _check_axes(signature, inputs)
+    known = {i.tensor.name: i.tensor.range for i in inputs}
+    told = (tensor.model_copy(update={"range": known.get(tensor.name)}) for tensor in signature.inputs)
+    return base.Signature(inputs=tuple(told), outputs=signature.outputs), facts
+
+
+def name_axes(model: Any, inputs: Sequence[Input]) -> None:
+    """Replace symbols such as `s77` by names, everywhere in the graph."""
+    known = {i.tensor.name: i for i in inputs}
+    names: dict[str, str] = {}
+    for value in model.graph.input:
+        entry = known.get(value.name) or Input(base.Tensor(name=value.name, data_type=base.DataType.FP32, shape=()))
+        for axis, size in enumerate(value.type.tensor_type.shape.dim):
+            if _SYMBOL.fullmatch(size.dim_param):
+                names.setdefault(size.dim_param, entry.axis_name(axis))
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = _SYMBOL.sub(lambda found: names.get(found[0], found[0]), size.dim_param)
+
+
+def _check_axes(signature: base.Signature, inputs: Sequence[Input]) -> None:
+    wanted = {i.tensor.name: i.tensor.shape for i in inputs}
+    for tensor in signature.inputs:
+        for axis, (ours, found) in enumerate(zip(wanted.get(tensor.name, ()), tensor.shape, strict=False)):
+            if ours == -1 and found != -1:
+                raise BurnishError(
+                    Reason.InvalidModel,
+                    f"axis {axis} of input {tensor.name!r} shall vary, but the model's code fixes it to one size; declare that size in spec.inputs",
+                    field="spec.inputs",
+                )
+
+
+def _shapes(inputs: Sequence[Input], examples: Sequence[Any]) -> str:
+    return ", ".join(f"{i.tensor.name} {list(e.shape)}" for i, e in zip(inputs, examples, strict=True))
+
+
+def _broken(what: str, error: Exception) -> BurnishError:
+    said = " ".join((str(error) or type(error).__name__).split())[:400]
+    return BurnishError(Reason.InvalidModel, f"{what}: {said}")

@@ -1,0 +1,104 @@
+"""The ExportedProgram format: what torch.export.save wrote, a traced graph with its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from burnish.errors import BurnishError, Reason
+from burnish.plugins import base
+from burnish.plugins.files import Files
+from burnish.plugins.formats import _torch_module, _torch_trust, _torch_weights
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class ExportedProgram(base.Format):
+    """A .pt2 file. Loading it runs code, so it has to be trusted."""
+
+    name: ClassVar[str] = "ExportedProgram"
+    toolchain: ClassVar[str] = "torch"
+    options: ClassVar[frozenset[str]] = frozenset({"trusted"})
+
+    def detect(self, files: Files) -> bool:
+        """True for a zip file with torch.export's entries."""
+        return _torch_weights.zip_kind(files) == self.name
+
+    def check_options(self, options: base.SourceOptions) -> None:
+        """As every format's; and the source is trusted.
+
+        Raises:
+            BurnishError: InvalidManifest, SourceNotTrusted.
+        """
+        super().check_options(options)
+        _torch_trust.check(options, self.name)
+
+    def export(self, source: base.SourceModel, target: Path, *, image: base.ServingImage) -> tuple[base.Signature, base.GraphFacts]:
+        """Convert the graph as it is; varying sizes stay so, and get names.
+
+        Raises:
+            BurnishError: InvalidModel, UnsupportedOperator; as the ONNX format's `export`.
+        """
+        import torch
+
+        program = _load(source)
+        inputs = _inputs(program, source.inputs)
+        with _torch_module.exporting():
+            found = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                input_names=[i.tensor.name for i in inputs],
+                output_names=_output_names(program),
+                opset_version=min(_torch_module.OPSET, image.max_opset),
+                external_data=False,
+                verbose=False,
+            )
+        return _torch_module.save(found, inputs, target, image=image)
+
+    def reference(self, source: base.SourceModel, feeds: Sequence[base.Arrays]) -> list[dict[str, np.ndarray]]:
+        """Outputs of the program in PyTorch, eager."""
+        program = _load(source)
+        names = _output_names(program)
+        model = _torch_module.NamedModule(program.module(), _inputs(program, source.inputs))
+        return [dict(zip(names, model.run(feed).values(), strict=True)) for feed in feeds]
+
+
+def _load(source: base.SourceModel) -> Any:
+    import torch
+
+    _torch_trust.check(source.options, ExportedProgram.name)
+    try:
+        return torch.export.load(source.path)
+    except Exception as error:  # whatever a damaged archive, or one of another release, makes torch raise
+        said = " ".join(str(error).split())[:300]
+        raise BurnishError(
+            Reason.InvalidModel, f"torch {torch.__version__} can't load {source.path.name}: {said}; export it again with that release"
+        ) from error
+
+
+def _inputs(program: Any, declared: tuple[base.DeclaredInput, ...]) -> tuple[_torch_module.Input, ...]:
+    """The program's inputs with their own names; an only input may be renamed by the manifest."""
+    wanted = set(program.graph_signature.user_inputs)
+    found = []
+    for node in program.graph.find_nodes(op="placeholder"):
+        value = node.meta.get("val")
+        if node.name in wanted and hasattr(value, "shape"):
+            shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+            data_type = _torch_module.data_type(value.dtype, node.name)
+            found.append(_torch_module.Input(base.Tensor(name=node.name, data_type=data_type, shape=shape)))
+    if len(found) == len(declared) == 1:
+        found[0] = _torch_module.Input(found[0].tensor.model_copy(update={"name": declared[0].name}))
+    return tuple(found)
+
+
+def _output_names(program: Any) -> list[str]:
+    """`output`, or the keys of the mapping that the module returned: a graph's own are those of operators."""
+    spec = program.call_spec.out_spec
+    count = len(program.graph_signature.user_outputs)
+    keys = spec.context if spec is not None and isinstance(spec.context, list) and len(spec.context) == count else None
+    if keys is not None and all(isinstance(key, str) for key in keys):
+        return list(keys)
+    return ["output"] if count == 1 else [f"output_{number}" for number in range(count)]

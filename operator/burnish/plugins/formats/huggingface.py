@@ -1,0 +1,213 @@
+"""The HuggingFace format: a directory as `save_pretrained` of transformers, or of sentence-transformers, leaves it.
+
+Only the library's own classes are built: code that lies beside the weights never runs, and weights are read as safetensors. What is served takes
+token ids; the tokenizer's files travel with the artifact for those who make them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from burnish.errors import BurnishError, Reason
+from burnish.plugins import base
+from burnish.plugins.base import Task
+from burnish.plugins.files import Files, LocalFiles, read_json
+from burnish.plugins.formats import _huggingface_inputs, _huggingface_pooling, _torch_architectures, _torch_module
+
+if TYPE_CHECKING:
+    import numpy as np
+
+COMPANIONS = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
+    *("preprocessor_config.json", "config.json"),
+)
+"""What a tokenizer or an image processor is made from, and config.json for the names of the classes."""
+
+_CLASSES = {
+    Task.FeatureExtraction: "AutoModel",
+    Task.SentenceEmbedding: "AutoModel",
+    Task.TextClassification: "AutoModelForSequenceClassification",
+    Task.TokenClassification: "AutoModelForTokenClassification",
+    Task.QuestionAnswering: "AutoModelForQuestionAnswering",
+    Task.FillMask: "AutoModelForMaskedLM",
+    Task.ImageClassification: "AutoModelForImageClassification",
+}
+_SUFFIXES = {
+    "ForSequenceClassification": Task.TextClassification,
+    "ForTokenClassification": Task.TokenClassification,
+    "ForQuestionAnswering": Task.QuestionAnswering,
+    "ForMaskedLM": Task.FillMask,
+    "ForImageClassification": Task.ImageClassification,
+    "Model": Task.FeatureExtraction,
+}
+_LISTED = 5
+_TASK_FIELD = "spec.source.task"
+
+
+class HuggingFace(base.Format):
+    """A directory with config.json and safetensors."""
+
+    name: ClassVar[str] = "HuggingFace"
+    toolchain: ClassVar[str] = "torch"
+    options: ClassVar[frozenset[str]] = frozenset({"task"})
+
+    def detect(self, files: Files) -> bool:
+        """True for a directory with transformers' config.json, or sentence-transformers' modules.json, and with weights of PyTorch."""
+        if not files.is_directory:
+            return False
+        config = read_json(files, "config.json")
+        is_described = isinstance(config, dict) and ("model_type" in config or "architectures" in config)
+        has_weights = any(path.endswith(".safetensors") or Path(path).name.startswith("pytorch_model") for path in files.paths)
+        return has_weights and (is_described or isinstance(read_json(files, "modules.json"), list))
+
+    def export(self, source: base.SourceModel, target: Path, *, image: base.ServingImage) -> tuple[base.Signature, base.GraphFacts]:
+        """Load the class of the task with the library's own code, export.
+
+        Raises:
+            BurnishError: ArchitectureMismatch, InvalidModel; as `NamedModule.export`.
+        """
+        model = _load(source)
+        if any(i.tensor.name == "input_ids" for i in model.inputs):
+            source.say("the served model takes token ids; the tokenizer's files are in the artifact's folder companions/")
+        return model.export(target, image=image)
+
+    def reference(self, source: base.SourceModel, feeds: Sequence[base.Arrays]) -> list[dict[str, np.ndarray]]:
+        """Outputs of the model in PyTorch, eager."""
+        model = _load(dataclasses.replace(source, say=base.silent))  # `export` has said it
+        return [model.run(feed) for feed in feeds]
+
+    def companions(self, path: Path) -> list[Path]:
+        """The tokenizer's or image processor's files, and config.json."""
+        return [path / name for name in COMPANIONS if name in LocalFiles(path).paths]
+
+
+def _load(source: base.SourceModel) -> _torch_module.NamedModule:
+    os.environ["HF_HUB_OFFLINE"] = "1"  # before the first import: with no network in reach, looking for it takes a minute
+    files = LocalFiles(source.path)
+    is_sentence_model = "modules.json" in files.paths
+    task = source.options.task or (Task.SentenceEmbedding if is_sentence_model else None)
+    if task is Task.SentenceEmbedding and not is_sentence_model:
+        raise BurnishError(
+            Reason.ArchitectureMismatch, "there is no modules.json that says how to pool; write task: FeatureExtraction", field=_TASK_FIELD
+        )
+    folder = source.path / _huggingface_pooling.transformer_folder(source.path) if is_sentence_model else source.path
+    task = task or _default_task(folder)
+    model = _from_pretrained(folder, task, source)
+    names = (read_json(files, "tokenizer_config.json") or {}).get("model_input_names")  # type: ignore[attr-defined]  # a JSON object
+    inputs = _huggingface_inputs.of_model(model, names, _image_size(files))
+    module = _huggingface_pooling.with_pooling(model, source.path) if task is Task.SentenceEmbedding else model
+    return _torch_module.NamedModule(module.eval(), _torch_architectures.declare(inputs, source.inputs), by_keyword=True)
+
+
+def _architectures(folder: Path) -> list[str]:
+    config = read_json(LocalFiles(folder), "config.json")
+    return [str(name) for name in config.get("architectures") or []] if isinstance(config, dict) else []
+
+
+def _default_task(folder: Path) -> Task:
+    named = _architectures(folder)
+    for suffix, task in _SUFFIXES.items():
+        if any(name.endswith(suffix) for name in named):
+            return task
+    raise BurnishError(
+        Reason.ArchitectureMismatch,
+        f"config.json names {', '.join(named) or 'no class'}, which says no task; set one of {', '.join(Task)}",
+        field=_TASK_FIELD,
+    )
+
+
+def _check_task(folder: Path, task: Task) -> None:
+    """A head of another task may have the very shapes, and would answer nonsense."""
+    trained = next((t for suffix, t in _SUFFIXES.items() for name in _architectures(folder) if name.endswith(suffix)), task)
+    if trained not in (task, Task.FeatureExtraction) and task not in (Task.FeatureExtraction, Task.SentenceEmbedding):
+        named = ", ".join(_architectures(folder))
+        text = f"the model was trained for {trained} (config.json names {named}); write that, or task: FeatureExtraction"
+        raise BurnishError(Reason.ArchitectureMismatch, text, field=_TASK_FIELD)
+
+
+def _from_pretrained(folder: Path, task: Task, source: base.SourceModel) -> Any:
+    """The model with all its weights, in FP32 and with attention that exports.
+
+    Raises:
+        BurnishError: ArchitectureMismatch, InvalidModel.
+    """
+    import safetensors
+    import torch
+    import transformers
+
+    _check_config(folder, transformers)
+    _check_task(folder, task)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # what it would report is refused, or said in our words
+    try:
+        model, told = getattr(transformers, _CLASSES[task]).from_pretrained(
+            folder,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except safetensors.SafetensorError as error:
+        raise BurnishError(Reason.InvalidModel, f"the weights are no complete safetensors file ({error}); copy or save them again") from error
+    except OSError as error:
+        said = " ".join(str(error).replace(str(folder), folder.name).split())[:300]
+        cure = "save the model again as safetensors: model.save_pretrained('folder')"
+        raise BurnishError(Reason.InvalidModel, f"transformers finds no weights it may read: {said}; {cure}") from error
+    except Exception as error:  # of the library's own constructors: ValueError, RuntimeError, KeyError, ...
+        said = " ".join(str(error).split())[:400]
+        raise BurnishError(Reason.ArchitectureMismatch, f"transformers can't load the model for {task}: {said}", field=_TASK_FIELD) from error
+    _check_weights(model, told, task, source)
+    model.config.use_cache = False
+    return model
+
+
+def _check_config(folder: Path, transformers: Any) -> None:
+    config = read_json(LocalFiles(folder), "config.json")
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in transformers.CONFIG_MAPPING:
+        own = "; its config.json names code of its own, which is never run" if isinstance(config, dict) and "auto_map" in config else ""
+        raise BurnishError(
+            Reason.ArchitectureMismatch,
+            f"transformers {transformers.__version__} has no model_type {kind!r}{own}; {_torch_architectures.RECIPE}",
+            field="spec.source.uri",
+        )
+
+
+def _check_weights(model: Any, told: dict[str, Any], task: Task, source: base.SourceModel) -> None:
+    """Weights that the library would make up are refused, but for a pooler that the task doesn't need."""
+    missing = sorted(told["missing_keys"])
+    if task in (Task.FeatureExtraction, Task.SentenceEmbedding) and missing and all("pooler." in name for name in missing):
+        model.pooler = None
+        source.say("the weights hold no pooler; the model is served without its output")
+        missing = []
+    odd = [f"{name} has another shape" for name, *_ in sorted(told["mismatched_keys"])] or [f"{name} is missing" for name in missing]
+    if odd:
+        rest = f" and {len(odd) - _LISTED} more" if len(odd) > _LISTED else ""
+        raise BurnishError(
+            Reason.ArchitectureMismatch,
+            f"the weights are not those of {type(model).__name__}: {', '.join(odd[:_LISTED])}{rest}; set the task that it was trained for",
+            field=_TASK_FIELD,
+        )
+    if told["unexpected_keys"]:
+        source.say(f"{len(told['unexpected_keys'])} weights are not part of {type(model).__name__} and were left out")
+
+
+def _image_size(files: Files) -> tuple[int, int] | None:
+    """Height and width that the image processor makes."""
+    config = read_json(files, "preprocessor_config.json")
+    if not isinstance(config, dict):
+        return None
+    size = config.get("crop_size") or config.get("size")
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, dict):
+        height, width = (size.get(side, size.get("shortest_edge")) for side in ("height", "width"))
+        return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    return None
