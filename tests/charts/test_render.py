@@ -97,6 +97,7 @@ def test_every_setting_can_be_set(helm) -> None:
         "steps__light__memory": "1Gi",
         "workSize": "7Gi",
         "allowPrivateAddresses": "true",
+        "trustedNamespaces": "{one}",
         "hardwareMismatch": "Warn",
         "rolloutTimeout": "3m",
         "drain": "5s",

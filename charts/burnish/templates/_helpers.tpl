@@ -90,6 +90,7 @@ leaseName: {{ include "burnish.name" . | quote }}
 {{- end }}
 workSize: {{ .Values.workSize | quote }}
 allowPrivateAddresses: {{ .Values.allowPrivateAddresses }}
+trustedNamespaces: {{- toYaml .Values.trustedNamespaces | nindent 2 }}
 hardwareMismatch: {{ .Values.hardwareMismatch | quote }}
 rolloutTimeout: {{ .Values.rolloutTimeout | quote }}
 drain: {{ .Values.drain | quote }}

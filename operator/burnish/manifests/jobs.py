@@ -63,15 +63,25 @@ def build_resolve(model: OptimizedModel, run_key: str, settings: Settings, *, ui
     return _job(name, model, labels, spec, request, uid=uid, containers=[StepName.resolve.value])
 
 
-def build_pipeline(model: OptimizedModel, target: Target, run_key: str, settings: Settings, *, uid: str) -> Manifest:
-    """The pipeline Job of one target."""
+def exporter(target: Target, source_format: str) -> str:
+    """The toolchain in which a source of that format is exported; the runtime's, where the format isn't known."""
+    opened = registry.formats().get(source_format) or registry.runtimes()[target.runtime.value]
+    return opened.toolchain
+
+
+def build_pipeline(model: OptimizedModel, target: Target, run_key: str, settings: Settings, *, uid: str, source_format: str = "") -> Manifest:
+    """The pipeline Job of one target.
+
+    Args:
+        source_format: what `resolve` found the source to be.
+    """
     request = JobRequest(resolve=_resolve_request(model, settings), run_key=run_key, target=target.name)
     store = pods.store_access(settings, model.metadata.namespace)
     optimizer = settings.images.optimizers[registry.runtimes()[target.runtime.value].toolchain]
     light, heavy, client = settings.light, settings.heavy, settings.client
     containers = [
         _step(StepName.stage, settings.images.burnish, settings, light, "--request", f"{REQUEST}/request.json", *store.arguments),
-        _step(StepName.export, optimizer, settings, heavy),
+        _step(StepName.export, settings.images.optimizers[exporter(target, source_format)], settings, heavy),
         _step(StepName.compress, optimizer, settings, heavy),
         _step(StepName.build, optimizer, settings, heavy),
         _triton(target, settings),

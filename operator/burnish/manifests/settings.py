@@ -94,6 +94,8 @@ class Settings(ApiModel):
     """Limit of a Job's work directory."""
     allow_private_addresses: bool = False
     """Whether https sources may be on private addresses of the cluster's network."""
+    trusted_namespaces: tuple[Name, ...] = ()
+    """Where spec.source.trusted counts: there, formats that run code when they are loaded are loaded."""
     hardware_mismatch: HardwareMismatch = HardwareMismatch.Refuse
     rollout_timeout: Duration = "10m"
     """For a new revision to answer; then it is taken back."""

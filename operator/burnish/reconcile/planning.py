@@ -61,8 +61,8 @@ class _Planner:
         self.resolved = targets.resolution(observed, self.run, model, now)
 
     def plan(self) -> Plan:
-        blocked = self._blocked()
         standings = [self._standing(target) for target in self.model.spec.targets]
+        blocked = self._blocked() or self._without_image(standings)
         actions = (*self._jobs(standings, blocked), *self._serving(standings))
         claims = self._claims(standings, blocked)
         before = list(self.observed.status.conditions) if self.observed.status else []
@@ -139,6 +139,13 @@ class _Planner:
                 f"the store's volume ({volume.access_mode}) can be mounted by one node, and the cluster has {self.observed.nodes}; "
                 "set the chart's store.volume.accessMode to ReadWriteMany with a storage class that has it, or use an S3 store",
             )
+        namespace = self.model.metadata.namespace
+        if self.model.spec.source.trusted and namespace not in self.settings.trusted_namespaces:
+            return jobs.Failure(
+                Reason.SourceNotTrusted,
+                f"spec.source.trusted does not count in namespace {namespace}; who runs Burnish may list it in the chart's trustedNamespaces, "
+                "or give the model as safetensors (format StateDict) or as ONNX, which run nothing when they are loaded",
+            )
         for conflict in self.observed.conflicts:
             owner = f", which belongs to {conflict.owner}," if conflict.owner else ""
             return jobs.Failure(
@@ -150,6 +157,21 @@ class _Planner:
             return jobs.Failure(Reason.PodNotAdmitted, f"the apiserver refuses {refusal.kind} {refusal.name}: {refusal.text}")
         return None
 
+    def _without_image(self, standings: Sequence[_Standing]) -> jobs.Failure | None:
+        """The installation can't export such a source."""
+        for s in standings:
+            toolchain = job_manifests.exporter(s.target, self._source_format())
+            if s.answer.wants_pipeline and toolchain not in self.settings.images.optimizers:
+                return jobs.Failure(
+                    Reason.ToolchainUnavailable,
+                    f"the source is {self._source_format()}, and this installation has no image that exports it; "
+                    f"set the chart's images.optimizers.{toolchain}",
+                )
+        return None
+
+    def _source_format(self) -> str:
+        return self.resolved.message.source.format or "" if self.resolved.message else ""
+
     def _jobs(self, standings: Sequence[_Standing], blocked: jobs.Failure | None) -> tuple[Action, ...]:
         current = {self.run.resolve_job, *(self.run.pipeline_job(s.target.name) for s in standings)}
         actions: list[Action] = [Delete("Job", j.name, j.uid) for j in self.observed.jobs if j.name not in current and not j.is_deleting]
@@ -160,14 +182,18 @@ class _Planner:
         if self.model.spec.suspend:
             running = [j for j in self.observed.jobs if j.name in current and j.name not in stale and j.state == "active" and not j.is_deleting]
             return (*actions, *(Delete("Job", j.name, j.uid) for j in running))
-        if blocked is not None and blocked.reason is Reason.StoreNotShared:
+        if blocked is not None and blocked.reason in (Reason.StoreNotShared, Reason.SourceNotTrusted, Reason.ToolchainUnavailable):
             return tuple(actions)
         there = {j.name for j in self.observed.jobs}
         wanted: list[Create] = []
         if any(s.answer.wants_resolve for s in standings) and self.run.resolve_job not in there and self.resolved.failure is None:
             wanted.append(Create(job_manifests.build_resolve(self.model, self.run.key, self.settings, uid=self.observed.uid)))
         wanted += [
-            Create(job_manifests.build_pipeline(self.model, s.target, self.run.key, self.settings, uid=self.observed.uid))
+            Create(
+                job_manifests.build_pipeline(
+                    self.model, s.target, self.run.key, self.settings, uid=self.observed.uid, source_format=self._source_format()
+                )
+            )
             for s in standings
             if s.answer.wants_pipeline and self.run.pipeline_job(s.target.name) not in there
         ]

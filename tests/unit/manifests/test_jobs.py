@@ -135,3 +135,17 @@ def test_longest_names_are_legal_and_stay_apart(make_model, make_artifact, setti
     assert all(len(m["metadata"]["name"]) <= 63 for m in made)
     assert len({m["metadata"]["name"] for m in made}) == len(made)
     assert all(len(v) <= 63 for m in made for v in m["metadata"]["labels"].values())
+
+
+@pytest.mark.parametrize(
+    ("source_format", "image"), [("StateDict", "optimizer-torch:1"), ("ONNX", "optimizer-onnx:1"), ("unknown", "optimizer-onnx:1")]
+)
+def test_only_the_export_runs_in_the_image_of_the_sources_toolchain(make_settings, make_model, uid, source_format, image):
+    settings = make_settings()
+    settings = settings.model_copy(
+        update={"images": settings.images.model_copy(update={"optimizers": {"onnx": "optimizer-onnx:1", "torch": "optimizer-torch:1"}})}
+    )
+    model = make_model()
+    made = containers(jobs.build_pipeline(model, model.spec.primary, RUN, settings, uid=uid, source_format=source_format))
+    assert made["export"]["image"] == image
+    assert {made[step]["image"] for step in ("compress", "build", "measure")} == {"optimizer-onnx:1"}

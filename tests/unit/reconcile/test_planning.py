@@ -18,10 +18,10 @@ SETTINGS = Settings.model_validate(
 )
 
 
-def make_model(source: str = "s3://models/digits.onnx", **spec) -> OptimizedModel:
+def make_model(uri: str = "s3://models/digits.onnx", **spec) -> OptimizedModel:
     target = {"name": "cpu", "runtime": "ONNXRuntime", "resources": {"cpu": "2", "memory": "1Gi"}}
     metadata = {"name": "digits", "namespace": "models", "generation": 1, "uid": "uid-1"}
-    return OptimizedModel.model_validate({"metadata": metadata, "spec": {"source": {"uri": source}, "targets": [target]} | spec})
+    return OptimizedModel.model_validate({"metadata": metadata, "spec": {"source": {"uri": uri}, "targets": [target]} | spec})
 
 
 def served() -> World:
@@ -153,3 +153,32 @@ def test_first_revision_that_never_answers_is_looked_at_again_when_its_time_is_o
     world.now += timedelta(seconds=plan.requeue_seconds)
     rollout = next(c for c in world.plan().status.conditions if c.type == "RolloutComplete")
     assert (rollout.status, rollout.reason) == ("False", Reason.RolloutTimedOut)
+
+
+def torch_world(settings: Settings, **source: object) -> World:
+    """A world whose resolve Job finds a program of PyTorch."""
+    world = World(make_model(source={"uri": "s3://models/net.pt2", **source}), settings)
+    world.source_format = "ExportedProgram"
+    return world
+
+
+def test_a_source_whose_toolchain_has_no_image_is_blocked_until_the_installation_has_one():
+    trusting = SETTINGS.model_copy(update={"trusted_namespaces": ("models",)})
+    world = torch_world(trusting, trusted=True)
+    world.settle()
+    failure = world.observed.status.last_failure
+    assert failure.reason is Reason.ToolchainUnavailable
+    assert "images.optimizers.torch" in failure.message
+    assert not [j for j in world.observed.jobs if "cpu" in j.name]
+
+    world.settings = trusting.model_copy(update={"images": trusting.images.model_copy(update={"optimizers": {"onnx": "o:1", "torch": "p:1"}})})
+    world.settle()
+    assert world.observed.status.phase is Phase.Ready
+
+
+def test_trusted_counts_in_listed_namespaces_only():
+    world = torch_world(SETTINGS, trusted=True)
+    world.settle()
+    assert world.observed.status.last_failure.reason is Reason.SourceNotTrusted
+    assert "trustedNamespaces" in world.observed.status.last_failure.message
+    assert world.observed.jobs == ()

@@ -31,6 +31,7 @@ class World:
         self.settings, self.now, self.made = settings, START, 0
         self.observed = Observed(key=Key("models", model.metadata.name), uid=uid, generation=1, model=model)
         self.created: list[str] = []
+        self.source_format = "ONNX"
         self.answer: Callable[[str], api.TargetStatus] = lambda target: published(target, "a")
 
     def edit(self, model: OptimizedModel) -> None:
@@ -78,10 +79,10 @@ class World:
             found = [
                 TargetMessage(status=api.TargetStatus(name=t.name, state=State.Running), plan=Needs.Build) for t in self.observed.model.spec.targets
             ]
-            source = api.SourceStatus(digest=f"sha256:{'0' * 64}", size="1Mi", format="ONNX")
+            source = api.SourceStatus(digest=f"sha256:{'0' * 64}", size="1Mi", format=self.source_format)
             message, container = Message(resolved=ResolveMessage(source=source, targets=tuple(found))), "resolve"
         else:
-            message, container = Message(published=PublishMessage(status=self.answer(target), source_format="ONNX")), "publish"
+            message, container = Message(published=PublishMessage(status=self.answer(target), source_format=self.source_format)), "publish"
         self.end(job, "succeeded", ContainerView(name=container, state="terminated", exit_code=0, message=message))
 
     def end(self, job: JobView, state: str, *containers: ContainerView, reason: str = "") -> None:
