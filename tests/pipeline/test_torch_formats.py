@@ -1,0 +1,194 @@
+"""PyTorch's formats: made by the libraries themselves, held to the libraries' own answers, and every bad one refused.
+
+torch_formats.py does the work in the toolchain's environment, once; here its outcome is read. A few models then go the whole way, to a real server.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.pipeline.torch_archives import infected
+
+from burnish.toolchains import environments
+
+SCRIPT = Path(__file__).with_name("torch_formats.py")
+CASES = {
+    target.id: [key.value for key in node.value.keys if isinstance(key, ast.Constant)]
+    for node in ast.parse(SCRIPT.read_text()).body
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict) and isinstance(target := node.targets[0], ast.Name)
+}
+"""Their names, read from the script: it can't be imported here, where there is no torch."""
+
+REFUSED = {
+    "pickle with code": ("UnsafeSource", "it names exec"),
+    "old pickle with code": ("UnsafeSource", "it names exec"),
+    "whole module": ("UnsafeSource", "save the weights alone"),
+    "no state dict": ("InvalidModel", "it is list"),
+    "truncated safetensors": ("InvalidModel", "no complete safetensors file"),
+    "truncated archive": ("InvalidModel", "PyTorch can't read cut.pt"),
+    "misspelt architecture": ("ArchitectureMismatch", "Did you mean torchvision.models.squeezenet1_1?"),
+    "function that is no architecture": ("ArchitectureMismatch", "torch.onnx.export(model.eval()"),
+    "class that is no model": ("ArchitectureMismatch", "the library has no transformers.Trainer"),
+    "other architecture": ("ArchitectureMismatch", "correct spec.source.architecture"),
+    "surplus and missing weights": ("ArchitectureMismatch", "missing: classifier.1.weight, classifier.1.bias; not in the architecture: head.1."),
+    "other number of classes": ("ArchitectureMismatch", "classifier.1.bias is [4], not [1000]"),
+    "unknown argument": ("ArchitectureMismatch", "unexpected keyword argument 'colour'"),
+    "argument that fetches": ("ArchitectureMismatch", "would load weights from elsewhere"),
+    "no inputs": ("InputsNotGeneratable", "spec.inputs: [{name: image"),
+    "inputs that don't fit": ("InvalidModel", "to have 3 channels, but got 1"),
+    "code of its own": ("ArchitectureMismatch", "code of its own, which is never run"),
+    "weights as a pickle": ("InvalidModel", "model.save_pretrained"),
+    "truncated weights": ("InvalidModel", "no complete safetensors file"),
+    "task of another head": ("ArchitectureMismatch", "trained for TextClassification"),
+    "head without weights": ("ArchitectureMismatch", "classifier.bias is missing"),
+    "sentence task without modules": ("ArchitectureMismatch", "no modules.json"),
+    "unknown pooling module": ("ArchitectureMismatch", "Transformer, Pooling, Dense"),
+    "program that is not trusted": ("SourceNotTrusted", "trusted: true"),
+    "script that is not trusted": ("SourceNotTrusted", "trusted: true"),
+    "script without inputs": ("InputsNotGeneratable", "spec.inputs"),
+    "truncated program": ("InvalidModel", "can't load cut.pt2"),
+    "operator that ONNX lacks": ("UnsupportedOperator", "aten.special_airy_ai"),
+}
+
+
+def _python() -> Path:
+    found = environments.find("torch")
+    assert found is not None  # the fixture `toolchains` made it
+    return found.python
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the script left its models, and `outcome.json`."""
+    directory = tmp_path_factory.mktemp("torch")
+    done = subprocess.run([_python(), SCRIPT, directory], capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return directory
+
+
+@pytest.fixture(scope="session")
+def outcomes(models: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((models / "outcome.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("case", CASES["GOOD"])
+def test_a_source_is_detected_and_exported_as_its_framework_answers(outcomes, case):
+    found = outcomes[case]
+    assert found.get("message") is None
+    assert found["detected"] == [found["format"]]
+    assert found["same"] is None
+
+
+@pytest.mark.parametrize("case", CASES["GOOD"])
+def test_the_comparison_can_fail(outcomes, case):
+    assert outcomes[case]["shuffled"], "the same requests in another order"
+    assert outcomes[case]["perturbed"], "weights that are off by a hundredth"
+
+
+@pytest.mark.parametrize("case", CASES["GOOD"])
+def test_tensors_and_axes_have_readable_names_and_the_batch_varies(outcomes, case):
+    found = outcomes[case]
+    assert set(found["axes"]) <= {"batch", "sequence"}
+    assert all(shape[1] == -1 for shape in (*found["inputs"].values(), *found["outputs"].values()))
+    names = {*found["inputs"], *found["outputs"]}
+    assert names <= {*("image", "pixel_values", "input_ids", "attention_mask", "token_type_ids"),
+                     *("output", "logits", "features", "last_hidden_state", "sentence_embedding")}  # fmt: skip
+    assert found["left"] == ["model.onnx"]
+
+
+def test_what_was_done_to_a_checkpoint_is_said(outcomes):
+    said = "; ".join(outcomes["checkpoint of a parallel module"]["said"])
+    assert "took the weights from 'model'; left out: epoch" in said
+    assert "removed 'module.'" in said
+
+
+def test_token_ids_have_the_range_of_the_vocabulary(outcomes):
+    assert outcomes["classifier of text"]["ranges"] == {"input_ids": [0, 99], "attention_mask": [1, 1], "token_type_ids": [0, 1]}
+
+
+def test_sentence_vectors_are_the_mean_without_padding_at_length_one(outcomes):
+    assert outcomes["sentence model"]["pooled"] < 1e-6
+    assert outcomes["sentence model"]["companions"] == ["tokenizer.json", "config.json"]
+
+
+def test_every_bad_case_is_judged_here():
+    assert set(CASES["BAD"]) == set(REFUSED)
+
+
+@pytest.mark.parametrize("case", CASES["BAD"])
+def test_a_bad_source_is_refused_with_reason_and_cure(outcomes, case):
+    reason, words = REFUSED[case]
+    assert outcomes[case].get("reason") == reason, outcomes[case]
+    assert words in outcomes[case]["message"]
+
+
+def test_nothing_of_any_source_ran(outcomes):
+    assert [case for case, found in outcomes.items() if found["canary"]] == []
+
+
+# --- the whole way --------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_pytorch_example_is_served(project, examples):
+    ran = project.run(examples / "pytorch.yaml")
+    assert ran.code == 0, ran.stderr
+    assert ran.status["source"]["format"] == "StateDict"
+    assert ran.target["artifact"]["served"] == "Candidate"
+    assert float(ran.target["export"]["maxAbsoluteError"]) < 1e-4
+    assert float(ran.target["score"]["value"]) > 0.97
+    assert project.run(examples / "pytorch.yaml").steps == ["resolve"], "all is known"
+
+
+def test_a_sentence_model_is_served_with_its_tokenizer(project, models, make_spec):
+    lengths = [{"name": name, "dynamic": [{"axis": 1, "min": 1, "opt": 16, "max": 32}]} for name in ("input_ids", "attention_mask", "token_type_ids")]
+    ran = project.run(project.write(make_spec(source={"uri": f"file:{models / 'sentence'}"}, inputs=lengths)))
+    assert ran.code == 0, ran.stderr
+    assert ran.status["source"]["format"] == "HuggingFace"
+    assert "takes token ids" in ran.stderr
+    pulled = project.path / "pulled"
+    assert project.burnish("pull", ran.target["artifact"]["digest"], "--store", project.store, "--out", pulled).code == 0
+    assert sorted(p.name for p in (pulled / "companions").iterdir()) == ["config.json", "tokenizer.json"]
+    (answer,) = (np.load(pulled / "golden.npz")[name] for name in np.load(pulled / "golden.npz") if name.startswith("output:"))
+    np.testing.assert_allclose(np.linalg.norm(answer, axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["evil.pt2", "evil.script.pt"])
+def test_a_program_is_refused_unread_where_it_is_not_trusted(project, models, make_spec, name):
+    ran = project.run(project.write(make_spec(source={"uri": f"file:{models / name}"}, inputs=[{"name": "image", "shape": [-1, 1, 32, 32]}])))
+    assert (ran.code, ran.failure["reason"], ran.steps) == (2, "SourceNotTrusted", ["resolve"])
+    assert not (models / "canary").exists()
+
+
+def test_a_declared_format_that_the_content_belies_is_refused_naming_both(project, models, make_spec):
+    ran = project.run(project.write(make_spec(source={"uri": f"file:{models / 'squeezenet.safetensors'}", "format": "ONNX"})))
+    assert (ran.code, ran.failure["reason"], ran.steps) == (2, "UnsupportedFormat", ["resolve"])
+    assert "squeezenet.safetensors is StateDict, not ONNX" in ran.failure["message"]
+
+
+def test_code_of_a_trusted_program_finds_no_network_and_no_credentials(project, models, make_spec):
+    said = project.path / "said"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        code = "\n".join([
+            "import os, pathlib, socket",
+            f"try: socket.create_connection(('127.0.0.1', {server.getsockname()[1]}), 5); met = 'the server'",
+            "except OSError as error: met = type(error).__name__",
+            f"pathlib.Path({str(said)!r}).write_text(' '.join([met, *os.environ]))",
+                "raise RuntimeError('seen enough')",
+        ])  # fmt: skip
+        (project.path / "spy.pt2").write_bytes(infected((models / "net.pt2").read_bytes(), code))
+        manifest = project.write(make_spec(source={"uri": "file:spy.pt2", "trusted": True}))
+        ran = project.run(manifest, env={"AWS_SECRET_ACCESS_KEY": "hush", "HF_TOKEN": "hush"})
+        assert (ran.steps, ran.failure["reason"]) == (["resolve", "stage", "export"], "InvalidModel")
+        met, *variables = said.read_text().split()
+    assert met == "PermissionError"
+    assert not {name for name in variables if name.startswith(("AWS_", "HF_TOKEN"))}
+    assert "PATH" in os.environ

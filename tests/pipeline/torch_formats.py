@@ -1,0 +1,292 @@
+"""Runs in the toolchain environment `torch`: makes small models as their libraries do, brings each to ONNX, and says what came of it.
+
+    python torch_formats.py DIRECTORY      leaves the models there, and prints one JSON object: case -> outcome
+
+One process for all cases, because importing torch and transformers takes seconds. tests/pipeline/test_torch_formats.py reads the outcome.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import safetensors.torch
+import timm
+import torch
+import torchvision
+import transformers
+from onnx import numpy_helper
+from torch_archives import infected, without
+
+from burnish.errors import BurnishError
+from burnish.measurement import equivalence
+from burnish.plugins import base, registry
+from burnish.plugins.files import LocalFiles
+from burnish.plugins.formats import onnx as onnx_format
+from burnish.serving import images
+
+BATCH, TOKENS = 3, 7
+SIZES = {
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    format: str
+    path: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    inputs: tuple[base.DeclaredInput, ...] = ()
+
+
+def image(*shape: int, name: str = "image") -> tuple[base.DeclaredInput, ...]:
+    return (base.DeclaredInput(name, None, (-1, *shape)),)
+
+
+SQUEEZENET = {"architecture": "torchvision.models.squeezenet1_1", "architecture_args": {"num_classes": 4}}
+RESNET = {"architecture": "timm.test_resnet", "architecture_args": {"num_classes": 10, "in_chans": 1}}
+BERT = {"architecture": "transformers.BertForSequenceClassification", "architecture_args": {**SIZES, "num_labels": 3}}
+TRUSTED = {"trusted": True}
+RGB, GRAY = image(3, 64, 64), image(1, 32, 32)
+
+GOOD = {
+    "safetensors of torchvision": Case("StateDict", "squeezenet.safetensors", SQUEEZENET, RGB),
+    "checkpoint of a parallel module": Case("StateDict", "checkpoint.pt", SQUEEZENET, RGB),
+    "old pickle of timm, which tells its inputs": Case("StateDict", "resnet-old.pth", RESNET),
+    "weights of transformers": Case("StateDict", "bert/model.safetensors", BERT),
+    "exported program": Case("ExportedProgram", "net.pt2", TRUSTED),
+    "script": Case("TorchScript", "net.script.pt", TRUSTED, GRAY),
+    "classifier of text": Case("HuggingFace", "bert"),
+    "classifier of text, body only": Case("HuggingFace", "masked", {"task": "FeatureExtraction"}),
+    "sentence model": Case("HuggingFace", "sentence"),
+    "classifier of images": Case("HuggingFace", "vit"),
+}
+BAD = {
+    "pickle with code": Case("StateDict", "evil.pt", SQUEEZENET, RGB),
+    "old pickle with code": Case("StateDict", "evil-old.pt", SQUEEZENET, RGB),
+    "whole module": Case("StateDict", "module.pt", SQUEEZENET, RGB),
+    "no state dict": Case("StateDict", "numbers.pt", SQUEEZENET, RGB),
+    "truncated safetensors": Case("StateDict", "cut.safetensors", SQUEEZENET, RGB),
+    "truncated archive": Case("StateDict", "cut.pt", SQUEEZENET, RGB),
+    "misspelt architecture": Case("StateDict", "squeezenet.safetensors", {"architecture": "torchvision.models.squeezenet1_l"}, RGB),
+    "function that is no architecture": Case("StateDict", "squeezenet.safetensors", {"architecture": "torchvision.models.get_model"}, RGB),
+    "class that is no model": Case("StateDict", "squeezenet.safetensors", {"architecture": "transformers.Trainer"}, RGB),
+    "other architecture": Case("StateDict", "squeezenet.safetensors", {"architecture": "torchvision.models.squeezenet1_0"}, RGB),
+    "surplus and missing weights": Case("StateDict", "renamed.safetensors", SQUEEZENET, RGB),
+    "other number of classes": Case("StateDict", "squeezenet.safetensors", {"architecture": "torchvision.models.squeezenet1_1"}, RGB),
+    "unknown argument": Case("StateDict", "squeezenet.safetensors", {**SQUEEZENET, "architecture_args": {"colour": 3}}, RGB),
+    "argument that fetches": Case("StateDict", "squeezenet.safetensors", {**SQUEEZENET, "architecture_args": {"weights": "DEFAULT"}}, RGB),
+    "no inputs": Case("StateDict", "squeezenet.safetensors", SQUEEZENET),
+    "inputs that don't fit": Case("StateDict", "squeezenet.safetensors", SQUEEZENET, image(1, 64, 64)),
+    "code of its own": Case("HuggingFace", "foreign"),
+    "weights as a pickle": Case("HuggingFace", "pickled"),
+    "truncated weights": Case("HuggingFace", "cut"),
+    "task of another head": Case("HuggingFace", "bert", {"task": "TokenClassification"}),
+    "head without weights": Case("HuggingFace", "body", {"task": "TextClassification"}),
+    "sentence task without modules": Case("HuggingFace", "bert", {"task": "SentenceEmbedding"}),
+    "unknown pooling module": Case("HuggingFace", "dense"),
+    "program that is not trusted": Case("ExportedProgram", "evil.pt2"),
+    "script that is not trusted": Case("TorchScript", "evil.script.pt"),
+    "script without inputs": Case("TorchScript", "net.script.pt", TRUSTED),
+    "truncated program": Case("ExportedProgram", "cut.pt2", TRUSTED),
+    "operator that ONNX lacks": Case("ExportedProgram", "airy.pt2", TRUSTED),
+}
+
+
+class Net(torch.nn.Module):
+    """image (N, 1, 32, 32) -> logits (N, 10), and the features before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm, self.head = torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.Linear(128, 10)
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = torch.nn.functional.max_pool2d(self.norm(self.convolution(image)).relu(), 8).flatten(1)
+        return {"logits": self.head(features), "features": features}
+
+
+class Airy(torch.nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.special.airy_ai(image).sum((1, 2, 3))
+
+
+class Writer(torch.nn.Module):
+    """A script that writes a file when it runs."""
+
+    def __init__(self, canary: str) -> None:
+        super().__init__()
+        self.canary = canary
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        torch.save(image, self.canary)
+        return image.sum([1, 2, 3])
+
+
+class Evil:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return exec, (f"open({str(self.canary)!r}, 'w').close()",)
+
+
+def make(directory: Path) -> None:
+    """Every model that a case names; whatever runs where it must not writes directory/canary."""
+    canary = directory / "canary"
+    torch.manual_seed(0)
+    squeezenet = torchvision.models.squeezenet1_1(num_classes=4)
+    weights = squeezenet.state_dict()
+    safetensors.torch.save_file(weights, directory / "squeezenet.safetensors")
+    torch.save({"epoch": 3, "model": {f"module.{name}": value for name, value in weights.items()}}, directory / "checkpoint.pt")
+    renamed = {name.replace("classifier", "head"): value for name, value in weights.items()}
+    safetensors.torch.save_file(renamed, directory / "renamed.safetensors")
+    resnet = timm.create_model("test_resnet", num_classes=10, in_chans=1).state_dict()
+    torch.save(resnet, directory / "resnet-old.pth", _use_new_zipfile_serialization=False)
+    for name, value in {"evil": Evil(canary), "module": squeezenet, "numbers": [1, 2, 3]}.items():
+        torch.save(value if name != "evil" else {"state_dict": value}, directory / f"{name}.pt")
+    torch.save({"state_dict": Evil(canary)}, directory / "evil-old.pt", _use_new_zipfile_serialization=False)
+    programs(directory, canary)
+    folders(directory, canary)
+    for cut, whole in {
+        "cut.safetensors": "squeezenet.safetensors",
+        "cut.pt": "checkpoint.pt",
+        "cut/model.safetensors": "bert/model.safetensors",
+    }.items():
+        content = (directory / whole).read_bytes()
+        (directory / cut).write_bytes(without(content, "checkpoint/data/3") if cut == "cut.pt" else content[: len(content) // 2])
+    (directory / "cut.pt2").write_bytes(without((directory / "net.pt2").read_bytes(), "net/data/weights/weight_0"))
+
+
+def programs(directory: Path, canary: Path) -> None:
+    example, batch = torch.zeros(2, 1, 32, 32), torch.export.Dim("batch")
+    for name, module in {"net": Net(), "airy": Airy()}.items():
+        program = torch.export.export(module.eval(), (example,), dynamic_shapes=({0: batch},))
+        torch.export.save(program, directory / f"{name}.pt2")
+    torch.jit.save(torch.jit.trace(torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU()).eval(), example), directory / "net.script.pt")
+    torch.jit.save(torch.jit.script(Writer(str(canary)).eval()), directory / "evil.script.pt")
+    (directory / "evil.pt2").write_bytes(infected((directory / "net.pt2").read_bytes(), f"open({str(canary)!r}, 'w').close()"))
+
+
+def folders(directory: Path, canary: Path) -> None:
+    bert = transformers.BertConfig(**SIZES, num_labels=3)
+    transformers.BertForSequenceClassification(bert).save_pretrained(directory / "bert")
+    transformers.BertForSequenceClassification(bert).save_pretrained(directory / "cut")
+    transformers.BertForMaskedLM(bert).save_pretrained(directory / "masked")
+    transformers.BertModel(bert).save_pretrained(directory / "body")
+    vit = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, image_size=32, patch_size=8, num_labels=3
+    )
+    transformers.ViTForImageClassification(vit).save_pretrained(directory / "vit")
+    evil = f"open({str(canary)!r}, 'w').close()\n"
+    transformers.BertForSequenceClassification(bert).save_pretrained(directory / "foreign")
+    for name, kind in {"bert": "bert", "foreign": "mine"}.items():  # code beside the weights: of a class that the library has, and of another
+        config = json.loads((directory / name / "config.json").read_text())
+        own = {"AutoConfig": "code.Config", "AutoModelForSequenceClassification": "code.Model"}
+        (directory / name / "config.json").write_text(json.dumps({**config, "model_type": kind, "auto_map": own}))
+        (directory / name / "code.py").write_text(evil)
+    (directory / "pickled").mkdir()
+    bert.architectures = ["BertForSequenceClassification"]
+    bert.save_pretrained(directory / "pickled")
+    torch.save({"weight": Evil(canary)}, directory / "pickled" / "pytorch_model.bin")
+    for name, last in {"sentence": "Normalize", "dense": "Dense"}.items():
+        transformers.BertModel(bert).save_pretrained(directory / name)
+        kinds = {"Transformer": "", "Pooling": "1_Pooling", last: f"2_{last}"}
+        modules = [{"idx": n, "name": str(n), "path": p, "type": f"sentence_transformers.models.{k}"} for n, (k, p) in enumerate(kinds.items())]
+        (directory / name / "modules.json").write_text(json.dumps(modules))
+        (directory / name / "1_Pooling").mkdir()
+        (directory / name / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}))
+        (directory / name / "tokenizer.json").write_text("{}")
+
+
+def feeds(signature: base.Signature) -> dict[str, np.ndarray]:
+    generator, found = np.random.default_rng(0), {}
+    for tensor in signature.inputs:
+        shape = [BATCH, *(TOKENS if size == -1 else size for size in tensor.shape[1:])]
+        if tensor.range:
+            found[tensor.name] = generator.integers(tensor.range[0], tensor.range[1] + 1, shape).astype(tensor.data_type.numpy_name)
+        else:
+            found[tensor.name] = generator.standard_normal(shape).astype(tensor.data_type.numpy_name)
+    if "attention_mask" in found:
+        found["attention_mask"][1, TOKENS // 2 :] = 0  # padding
+    return found
+
+
+def perturb(path: Path) -> None:
+    """Change every weight by about a hundredth; not all by the same factor, which normalization would take out again."""
+    model, generator = onnx.load(path), np.random.default_rng(0)
+    for weight in (t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1):
+        weight.CopyFrom(
+            numpy_helper.from_array(numpy_helper.to_array(weight) * generator.normal(1, 0.01, weight.dims).astype(np.float32), weight.name)
+        )
+    onnx.save(model, path)
+
+
+def compare(case: Case, source: base.SourceModel, target: Path, signature: base.Signature, said: list[str]) -> dict[str, Any]:
+    plugin, hub, written = registry.formats()[case.format], onnx_format.Onnx(), base.SourceModel(target)
+    feed = feeds(signature)
+    shuffled = {name: array[::-1].copy() for name, array in feed.items()}
+    (expected,) = plugin.reference(source, [feed])
+    found = [hub.reference(written, [f])[0] for f in (feed, shuffled)]
+    perturb(target)
+    found.append(hub.reference(written, [feed])[0])
+    verdicts = [equivalence.preserving_violation(equivalence.compare(expected, answer)) for answer in found]
+    graph = onnx.load(target).graph
+    return {
+        "inputs": {t.name: [t.data_type, *t.shape] for t in signature.inputs},
+        "ranges": {t.name: t.range for t in signature.inputs if t.range},
+        "outputs": {t.name: [t.data_type, *t.shape] for t in signature.outputs},
+        "axes": sorted({d.dim_param for v in (*graph.input, *graph.output) for d in v.type.tensor_type.shape.dim if d.dim_param}),
+        "said": said,
+        "same": verdicts[0],
+        "shuffled": verdicts[1],
+        "perturbed": verdicts[2],
+        "companions": [p.name for p in plugin.companions(source.path)],
+        "left": sorted(p.name for p in target.parent.iterdir()),
+        "pooled": pooled_by_hand(source.path, feed, expected) if case.path == "sentence" else None,
+    }
+
+
+def pooled_by_hand(folder: Path, feed: dict[str, np.ndarray], answer: dict[str, np.ndarray]) -> float:
+    """Largest difference from the definition: the mean over tokens that are no padding, at length 1."""
+    with torch.inference_mode():
+        tokens = transformers.BertModel.from_pretrained(folder)(**{n: torch.from_numpy(a) for n, a in feed.items()}).last_hidden_state.numpy()
+    mean = np.stack([row[mask == 1].mean(0) for row, mask in zip(tokens, feed["attention_mask"], strict=True)])
+    return float(np.abs(mean / np.linalg.norm(mean, axis=1, keepdims=True) - answer["sentence_embedding"]).max())
+
+
+def outcome(directory: Path, number: int, case: Case) -> dict[str, Any]:
+    said: list[str] = []
+    source = base.SourceModel(directory / case.path, base.SourceOptions(**case.options), case.inputs, said.append)
+    target = directory / "out" / str(number) / "model.onnx"
+    target.parent.mkdir(parents=True)
+    detected = [name for name, plugin in registry.formats().items() if plugin.detect(LocalFiles(source.path))]
+    try:
+        signature, _ = registry.formats()[case.format].export(source, target, image=images.LOCAL_CPU)
+    except BurnishError as error:
+        return {"detected": detected, "reason": error.reason, "field": error.field, "message": error.message}
+    return {"detected": detected, **compare(case, source, target, signature, said)}
+
+
+def main() -> None:
+    directory = Path(sys.argv[1])
+    make(directory)
+    found = {}
+    for number, (name, case) in enumerate({**GOOD, **BAD}.items()):
+        found[name] = {"format": case.format, **outcome(directory, number, case), "canary": (directory / "canary").exists()}
+        (directory / "canary").unlink(missing_ok=True)
+    (directory / "outcome.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
