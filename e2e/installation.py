@@ -50,7 +50,7 @@ class Installation:
         """
         run(CLUSTER, "up", "--number", self.number, *flags, prefix="cluster: ")
         say("cluster is up")
-        self.images()
+        self.images("optimizer-torch" if "pytorch" in models else "")
         self.credentials = dataclasses.replace(self.credentials, endpoint=output(CLUSTER, "s3", "--number", self.number))
         files = self.files()
         for bucket in ("models", "burnish"):
@@ -64,11 +64,15 @@ class Installation:
         run(CLUSTER, "down", "--number", self.number)
         say("the cluster and all that ran in it are gone")
 
-    def images(self) -> None:
-        """Build what has changed, and bring it to the node."""
+    def images(self, also: str = "") -> None:
+        """Build what has changed, and bring it to the node: the usual images, and one that is only built when it is named."""
         run(ROOT / "images/build", prefix="images: ")
+        listed = output(ROOT / "images/build", "--list").splitlines()
+        if also:
+            run(ROOT / "images/build", also, prefix="images: ")
+            listed += output(ROOT / "images/build", "--list", also).splitlines()
         archives = []
-        for line in output(ROOT / "images/build", "--list").splitlines():
+        for line in listed:
             name, reference, archive = line.split()
             self.references[name] = reference
             archives.append(archive)
@@ -99,6 +103,7 @@ class Installation:
         chosen = {
             "images.burnish": self.references["burnish"],
             "images.optimizers.onnx": self.references["optimizer-onnx"],
+            **({"images.optimizers.torch": self.references["optimizer-torch"]} if "optimizer-torch" in self.references else {}),
             "images.triton": self.references["triton"],
             "store.uri": self.store,
             "store.egressPorts": f"{{{endpoint.port or (80 if endpoint.scheme == 'http' else 443)}}}",

@@ -170,8 +170,8 @@ def test_deadline_of_all_steps_is_held(project, make_mlp, make_spec):
     assert project.records("results") == []
 
 
-def test_failed_step_leaves_a_script_that_repeats_the_failure(project, make_spec):
-    (project.path / "model.onnx").write_text("this is the README")
+def test_failed_step_leaves_a_script_that_repeats_the_failure(project, make_mlp, make_spec):
+    (project.path / "model.onnx").write_bytes(make_mlp().SerializeToString()[:200])
     work = project.path / "work"
     ran = project.run(project.write(make_spec()), "--work", work)
     (folder,) = work.glob("*/cpu/steps/02-export")
@@ -180,7 +180,7 @@ def test_failed_step_leaves_a_script_that_repeats_the_failure(project, make_spec
     repeated = subprocess.run([folder / "reproduce.sh"], capture_output=True, text=True, timeout=60, check=False)
     assert repeated.returncode == 65, "not retriable"
     assert (folder / "failure.json").read_text() == first
-    assert json.loads(first)["reason"] == ran.failure["reason"] == "UnsupportedFormat"
+    assert json.loads(first)["reason"] == ran.failure["reason"] == "InvalidModel"
 
 
 # --- --keep-serving -----------------------------------------------------------------------------------------------------------------------

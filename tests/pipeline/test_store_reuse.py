@@ -149,8 +149,7 @@ def test_edited_source_file_is_noticed(reused):
     model = (project.path / "model.onnx").read_bytes()
     (project.path / "model.onnx").write_bytes(b"edited " + model)
     ran = project.run(project.write(spec))
-    assert (ran.code, ran.failure["reason"], ran.steps[-1]) == (2, "UnsupportedFormat", "export")
-    assert ran.status["source"]["digest"] == f"sha256:{hashlib.sha256(b'edited ' + model).hexdigest()}"
+    assert (ran.code, ran.failure["reason"], ran.steps) == (2, "UnsupportedFormat", ["resolve"])
     (project.path / "model.onnx").write_bytes(model)
     assert project.run(project.write(spec)).steps == ["resolve"], "what is known stays known"
 
