@@ -118,6 +118,8 @@ def test_apiserver_that_is_restarted_is_found_again(api: ControlPlane, namespace
         kubeconfig = one_model.service_account(api, each.namespace, tmp_path)
         async with one_model.process(kubeconfig, tmp_path, each.namespace) as operator:
             await asyncio.to_thread(each.wait_for_operator)
+            each.edit(6)
+            await each.settle(lambda: operator.returncode is not None, each.is_settled)  # so its watches are open
             await asyncio.to_thread(edit)
             await each.settle(lambda: operator.returncode is not None, each.is_settled)
             each.edit(8)

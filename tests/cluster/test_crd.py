@@ -459,7 +459,15 @@ def test_columns_show_the_status(api: ControlPlane, namespace: str) -> None:
         "name": "cpu",
         "state": "Serving",
         "score": {"value": "0.979", "drop": "0.002", "high": "0.006", "samples": 500, "verdict": "Accepted"},
-        "artifact": {"digest": "sha256:" + "ab" * 32, "uri": "s3://burnish/demo", "size": "26Mi", "served": "Candidate"},
+        "artifact": {
+            "digest": "sha256:" + "ab" * 32,
+            "uri": "s3://burnish/demo",
+            "size": "26Mi",
+            "served": "Candidate",
+            "score": "0.979",
+            "speedup": "2.71",
+            "p99": "3.4ms",
+        },
         "measurements": [
             {
                 "name": "single",

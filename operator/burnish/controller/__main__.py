@@ -24,7 +24,7 @@ LOG = logging.getLogger("burnish")
 
 
 def main() -> int:
-    """Run until SIGTERM. Exit code 0: asked to end; 1: the lease was lost, or a port is taken; 2: wrong settings."""
+    """Run until SIGTERM. Exit code 0: asked to end; 1: the lease was lost, the watches ended, or a port is taken; 2: wrong settings."""
     arguments = _parser().parse_args()
     logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for chatty in ("kopf", "aiohttp"):
@@ -72,9 +72,15 @@ async def _run(settings: Settings, arguments: argparse.Namespace) -> int:
             with contextlib.suppress(asyncio.CancelledError):
                 await leading
             stop.set()
-            await watching
-            LOG.info("ended" if stopping in done else "the lease was lost: ending, so that only its new holder works")
-            return 0 if stopping in done else 1
+            (failure,) = await asyncio.gather(watching, return_exceptions=True)
+            if stopping in done:
+                LOG.info("ended")
+                return 0
+            if watching in done:
+                LOG.error("the watches ended (%s): ending, so that a new process starts them", failure)
+            else:
+                LOG.info("the lease was lost: ending, so that only its new holder works")
+            return 1
 
 
 if __name__ == "__main__":

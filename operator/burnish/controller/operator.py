@@ -111,7 +111,14 @@ class Operator:
             namespaces=namespaces,
             stop_flag=stop,
         )
-        await asyncio.to_thread(asyncio.run, running)
+
+        async def run() -> None:
+            try:
+                await running
+            finally:
+                stop.set()  # which a thread of Kopf's waits for, and the loop for that thread: it would never end by itself
+
+        await asyncio.to_thread(asyncio.run, run())
 
     @staticmethod
     def kopf_settings() -> kopf.OperatorSettings:
