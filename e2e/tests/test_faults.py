@@ -126,7 +126,7 @@ def test_evicted_job_goes_on_in_another_pod(space: Space, served: Space) -> None
 
 def test_deadline_is_told_apart_from_waiting(space: Space) -> None:
     """The deadline counts from a pod's start on a node; a Job that waits for one longer than that waits on, for as long as its own limit says."""
-    space.apply(digits("late", jobs={"deadline": "25s"}))
+    space.apply(digits("late", jobs={"deadline": "14s", "backoffLimit": 0}))
     queued = published("queued", jobs={"deadline": "25s", "queueTimeout": "27s"})
     queued["spec"]["targets"][0]["accelerator"] = {"nodeLabels": [{"name": "example.org/none", "value": "yes"}]}
     space.apply(queued)
