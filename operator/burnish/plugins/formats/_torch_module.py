@@ -5,9 +5,10 @@ Everything that PyTorch's formats share after they have a module in their hands.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ EXAMPLE_BATCH = 2
 _EXTERNAL_BYTES = 1_900_000_000
 """Above it weights go beside the protobuf, which holds 2 GiB."""
 _SYMBOL = re.compile(r"\b[su]\d+\b")
+_OPERATOR = re.compile(r"OpOverload\(op='([\w.:]+)'")
 _LISTED = 5
 
 
@@ -167,27 +169,32 @@ def _positional(named: NamedModule) -> Any:
     return Positional().eval()
 
 
-class exporting:  # noqa: N801  # a context manager
-    """Turn what torch's exporter raises into BurnishError."""
+@contextlib.contextmanager
+def exporting() -> Iterator[None]:
+    """Turn what torch's exporter raises into words for the user.
 
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
+    Raises:
+        BurnishError: UnsupportedOperator with the operators' names; InvalidModel.
+    """
+    try:
+        yield
+    except BurnishError:
+        raise
+    except Exception as error:  # of the exporter, or of the model's own code
+        operators = sorted(set(_OPERATOR.findall("\n".join(str(cause) for cause in _causes(error)))))
+        if not operators:
+            raise _broken("PyTorch does not export the model to ONNX", error) from error
+        raise BurnishError(
+            Reason.UnsupportedOperator,
+            f"ONNX has no operator for {', '.join(operators[:_LISTED])}; replace it in the model with operators of PyTorch itself",
+        ) from error
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, BurnishError) or not isinstance(error, Exception):
-            return
-        said = []
-        cause: BaseException | None = error
-        while cause is not None:
-            said.append(str(cause))
-            cause = cause.__cause__
-        operators = sorted(set(re.findall(r"OpOverload\(op='([\w.:]+)'", "\n".join(said))))
-        if operators:
-            listed = ", ".join(operators[:_LISTED])
-            raise BurnishError(
-                Reason.UnsupportedOperator, f"ONNX has no operator for {listed}; replace it in the model with operators of PyTorch itself"
-            ) from error
-        raise _broken("PyTorch does not export the model to ONNX", error) from error
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
 
 
 def save(program: Any, inputs: Sequence[Input], target: Path, *, image: base.ServingImage) -> tuple[base.Signature, base.GraphFacts]:
