@@ -148,6 +148,7 @@ def test_the_pytorch_example_is_served(project, examples):
     assert project.run(examples / "pytorch.yaml").steps == ["resolve"], "all is known"
 
 
+@pytest.mark.long
 def test_a_sentence_model_is_served_with_its_tokenizer(project, models, make_spec):
     lengths = [{"name": name, "dynamic": [{"axis": 1, "min": 1, "opt": 16, "max": 32}]} for name in ("input_ids", "attention_mask", "token_type_ids")]
     ran = project.run(project.write(make_spec(source={"uri": f"file:{models / 'sentence'}"}, inputs=lengths)))
