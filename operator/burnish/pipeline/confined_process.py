@@ -13,8 +13,9 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -144,9 +145,10 @@ class ConfinedProcess:
         Raises:
             BurnishError: ResourcesNotEnforceable; InternalError, where the command can't be executed.
         """
+        process: ConfinedProcess | None = None
         reader, writer = os.pipe()
         try:
-            with log.open("ab") as output:
+            with log.open("ab") as output, _interrupts_wait():
                 guard = subprocess.Popen(
                     [sys.executable, "-P", "-m", "burnish.pipeline.confine", *_options(limits, cwd, writer, shm_prefix), "--", *command],
                     stdin=subprocess.PIPE,
@@ -155,12 +157,15 @@ class ConfinedProcess:
                     pass_fds=(writer, *descriptors),
                     start_new_session=True,
                 )
+                process = cls(guard, reader, limits)
         except BaseException:
-            os.close(reader)
+            if process is None:
+                os.close(reader)
+            else:
+                process.kill()
             raise
         finally:
             os.close(writer)
-        process = cls(guard, reader, limits)
         try:
             process._begin(env)
         except BaseException:
@@ -282,6 +287,22 @@ def _options(limits: Limits, cwd: Path, status: int, shm_prefix: str) -> list[st
         "--shm-prefix": shm_prefix or None,
     }
     return ["--environment-stdin", *(f"{name}={value}" for name, value in options.items() if value is not None)]
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C comes afterwards: a process that is started and not yet known to `end_all` would be nobody's to end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pressed:
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def _kill(pid: int) -> None:
