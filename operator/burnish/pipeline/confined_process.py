@@ -162,14 +162,14 @@ class ConfinedProcess:
             if process is None:
                 os.close(reader)
             else:
-                process.kill()
+                process.end()
             raise
         finally:
             os.close(writer)
         try:
             process._begin(env)
         except BaseException:
-            process.kill()
+            process.end()
             raise
         return process
 
