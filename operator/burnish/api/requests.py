@@ -12,6 +12,8 @@ BUILD_STEPS = (StepName.stage, StepName.export, StepName.compress, StepName.buil
 MEASURE_STEPS = (StepName.stage, StepName.measure, StepName.publish)
 STORE_STEPS = (StepName.resolve, StepName.stage, StepName.publish)
 """Those that reach the store; they need no ML library."""
+OFFLINE_STEPS = (StepName.export, StepName.compress, StepName.build)
+"""They open the model; a model's code, if it had any, would find no network."""
 
 
 def resolve_request(model: OptimizedModel, *, base: str, hardware_class: HardwareClass | None, serving_image: str) -> ResolveRequest:

@@ -65,8 +65,7 @@ def build_resolve(model: OptimizedModel, run_key: str, settings: Settings, *, ui
 
 def exporter(target: Target, source_format: str) -> str:
     """The toolchain in which a source of that format is exported; the runtime's, where the format isn't known."""
-    opened = registry.formats().get(source_format) or registry.runtimes()[target.runtime.value]
-    return opened.toolchain
+    return registry.exporter(source_format, target.runtime.value).toolchain
 
 
 def build_pipeline(model: OptimizedModel, target: Target, run_key: str, settings: Settings, *, uid: str, source_format: str = "") -> Manifest:

@@ -21,9 +21,6 @@ from burnish.pipeline import ahead, container, no_network, source_options, store
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
 
-OFFLINE_STEPS = (StepName.export, StepName.compress, StepName.build)
-"""They open the model; a model's code, if it had any, would find no network."""
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one step; returns its exit code (`StepExit`)."""
@@ -43,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.job:
         container.end_on_sigterm()
     work, step = WorkDir(options.work.resolve()), StepName(options.step)
-    if step in OFFLINE_STEPS and not no_network.drop():
+    if step in requests.OFFLINE_STEPS and not no_network.drop():
         emit(f"{step.value} runs with the network in reach: this machine has no seccomp filters", warning=True)
     more = ahead.wait_for_go(step, work)
     if more is None:

@@ -12,9 +12,9 @@ import json
 import os
 
 from burnish.api import requests
-from burnish.api.job_contract import StepName
+from burnish.api.job_contract import PipelineRequest, StepName
 from burnish.pipeline.workdir import WorkDir
-from burnish.plugins.base import Runtime
+from burnish.plugins.base import Format, Runtime
 
 DESCRIPTOR_VARIABLE = "BURNISH_GO_FD"
 MEASURING = ("numpy", "scipy.special")
@@ -40,11 +40,13 @@ def _load(step: StepName, work: WorkDir) -> None:
     if step in requests.STORE_STEPS:
         return  # light, and their work directory may not be there yet
     importlib.import_module(f"burnish.pipeline.{step.value}")
-    for library in MEASURING if step is StepName.measure else _runtime(work).libraries:
+    for library in MEASURING if step is StepName.measure else plugin_of(step, work.load_request()).libraries:
         importlib.import_module(library)
 
 
-def _runtime(work: WorkDir) -> Runtime:
+def plugin_of(step: StepName, request: PipelineRequest) -> Format | Runtime:
+    """Whose toolchain and libraries a step has that opens the model."""
     from burnish.plugins import registry
 
-    return registry.runtimes()[work.load_request().target.runtime.value]
+    runtime = request.target.runtime.value
+    return registry.exporter(request.resolved.detected, runtime) if step is StepName.export else registry.runtimes()[runtime]

@@ -28,7 +28,7 @@ def artifact_key(
     requests = [plugins.PassRequest(p.name, registry.passes()[p.name].config.model_validate(p.config)) for p in passes]
     reads_answers = any(registry.passes()[r.name].reads_answers(r.config) for r in requests)
     runtime = registry.runtimes()[target.runtime.value]
-    exporter = registry.formats()[resolved.detected].toolchain if resolved.detected else runtime.toolchain
+    exporter = registry.exporter(resolved.detected, runtime.name).toolchain
     golden = resolved.calibration or resolved.evaluation
     calibration = resolved.calibration if any(registry.passes()[r.name].reads_calibration(r.config) for r in requests) else None
     return keys.artifact_key(

@@ -24,22 +24,19 @@ from burnish.api.v1alpha1 import status as api
 from burnish.api.v1alpha1.optimized_model import AcceleratorType, OptimizedModel, Target
 from burnish.errors import BurnishError, ExitCode, Reason
 from burnish.pipeline import cpu_limit, machine, publish, status, turns
+from burnish.pipeline.ahead import plugin_of
 from burnish.pipeline.confined_process import Limits
 from burnish.pipeline.processes import child_environment, end_all
 from burnish.pipeline.progress import Event
 from burnish.pipeline.sidecar import measuring_server
 from burnish.pipeline.step_process import DISK_FULL, StepError, StepProcess, leave_reproduce_script, started
 from burnish.pipeline.workdir import WorkDir
-from burnish.plugins import registry
 from burnish.serving import images
 from burnish.store.store import open_store
 from burnish.toolchains import environments
 
 MAX_ATTEMPTS = 2
 """Of a target whose build was superseded by a concurrent run: the second attempt finds the winner's and measures it."""
-
-AHEAD = (StepName.export, StepName.compress, StepName.build)
-"""Steps that load while the one before works: not what fetches or files, which is light, and nothing beside a measurement."""
 
 
 class Listener(Protocol):
@@ -203,8 +200,11 @@ class _Run:
         return work.load(StepName.publish, Result)
 
     def _ahead(self, work: WorkDir, target: str, step: StepName | None, deadline: float, processes: contextlib.ExitStack) -> StepProcess | None:
-        """The next step's process, loading while the one before works, if it is one that can; nothing is installed for it beside another's work."""
-        if step not in AHEAD or environments.find(registry.runtimes()[work.load_request().target.runtime.value].toolchain) is None:
+        """The next step's process, loading while the one before works; None where it has little to load, or would load beside a measurement.
+
+        Nothing is installed for it beside another's work either.
+        """
+        if step not in requests.OFFLINE_STEPS or environments.find(plugin_of(step, work.load_request()).toolchain) is None:
             return None
         return processes.enter_context(self._process(work, target, step, deadline))
 
@@ -285,10 +285,7 @@ class _Run:
         """The interpreter of the step's toolchain; light steps run in our own."""
         if step in requests.STORE_STEPS:
             return Path(sys.executable)
-        request = work.load_request()
-        detected = request.resolved.detected
-        opened = registry.formats()[detected] if step is StepName.export and detected else registry.runtimes()[request.target.runtime.value]
-        return environments.ensure(opened.toolchain, self._say(target, step)).python
+        return environments.ensure(plugin_of(step, work.load_request()).toolchain, self._say(target, step)).python
 
     def _say(self, target: str, step: StepName) -> Callable[[str], None]:
         return lambda text: self.listener.event(target, step, {"text": text})

@@ -222,6 +222,8 @@ class Format(abc.ABC):
     name: ClassVar[str]
     toolchain: ClassVar[str]
     """Where `export` and `reference` run."""
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """As of `Runtime`."""
     options: ClassVar[frozenset[str]] = frozenset()
     """The fields of `SourceOptions` that it reads."""
 

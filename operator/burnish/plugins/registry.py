@@ -46,3 +46,8 @@ def passes() -> Mapping[str, base.Pass]:
 def runtimes() -> Mapping[str, base.Runtime]:
     """Runtimes by name."""
     return _scan("burnish.plugins.runtimes", base.Runtime)  # type: ignore[type-abstract]
+
+
+def exporter(source_format: str | None, runtime: str) -> base.Format | base.Runtime:
+    """Whose toolchain and libraries the export of a source needs: the format's, or the runtime's, where the format isn't known."""
+    return formats().get(source_format or "") or runtimes()[runtime]

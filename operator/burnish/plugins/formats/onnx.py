@@ -24,6 +24,7 @@ class Onnx(base.Format):
 
     name: ClassVar[str] = "ONNX"
     toolchain: ClassVar[str] = "onnx"
+    libraries: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
 
     def detect(self, files: Files) -> bool:
         """True if the file, or the directory's one .onnx file, starts with the fields of a ModelProto."""
