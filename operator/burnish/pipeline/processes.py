@@ -16,7 +16,7 @@ from burnish.pipeline.confined_process import ChildExit, ConfinedProcess, Ending
 from burnish.pipeline.progress import DESCRIPTOR_VARIABLE
 from burnish.store.credentials import KEYS
 
-__all__ = ["Child", "ChildExit", "Ending", "Limits", "child_environment", "end_all", "run_child"]
+__all__ = ["Child", "ChildExit", "Ending", "Limits", "child_environment", "end_all"]
 
 _MAX_EVENT_BYTES = 64 * 1024
 
@@ -40,32 +40,6 @@ def child_environment(*, downloads: bool = False, uses_store: bool = False) -> d
     return {**ours, "ORT_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def run_child(
-    command: Sequence[str],
-    *,
-    env: Mapping[str, str],
-    cwd: Path,
-    limits: Limits,
-    log: Path,
-    on_event: Callable[[dict[str, Any]], None] | None = None,
-) -> ChildExit:
-    """Run a command to its end. Nothing of it is left when this returns or raises, KeyboardInterrupt included.
-
-    Args:
-        command: program and arguments.
-        env: its environment, all of it but for BURNISH_PROGRESS_FD, which is added: the descriptor that takes progress events as lines of JSON.
-        cwd: working directory.
-        limits: what it may use.
-        log: gets stdout and stderr, appended.
-        on_event: called in this thread with each progress event; what it raises ends the child and propagates.
-
-    Raises:
-        BurnishError: ResourcesNotEnforceable; InternalError, where the command can't be executed.
-    """
-    with Child.start(command, env=env, cwd=cwd, limits=limits, log=log) as child:
-        return child.wait(on_event)
-
-
 class Child:
     """A started command that we listen to. A context manager: leaving it ends the command and all its descendants."""
 
@@ -75,12 +49,18 @@ class Child:
 
     @classmethod
     def start(cls, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, limits: Limits, log: Path) -> Self:
-        """Start a command; arguments as of `run_child`.
+        """Start a command. Nothing of it is left after the context, KeyboardInterrupt included.
 
-        BURNISH_GO_FD is added to its environment too: a command that knows of it loads its libraries, and then waits for `go` (`burnish.pipeline.ahead`).
+        Args:
+            command: program and arguments.
+            env: its environment, all of it but for two descriptors, which are added. BURNISH_PROGRESS_FD takes progress events as lines of JSON; a
+                command that knows of BURNISH_GO_FD loads its libraries, and then waits for `wait` (`burnish.pipeline.ahead`).
+            cwd: working directory.
+            limits: what it may use.
+            log: gets stdout and stderr, appended.
 
         Raises:
-            BurnishError: as `run_child`.
+            BurnishError: ResourcesNotEnforceable; InternalError, where the command can't be executed.
         """
         events, writer = os.pipe()
         reader, go = os.pipe()
@@ -118,7 +98,7 @@ class Child:
         """Let the command go, and return its end.
 
         Args:
-            on_event: as of `run_child`.
+            on_event: called in this thread with each progress event; what it raises propagates.
             arguments: more of them, for a command that waits.
         """
         with contextlib.suppress(BrokenPipeError):  # it is gone, or doesn't wait

@@ -16,7 +16,7 @@ import pytest
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import procfs
 from burnish.pipeline.confined_process import ConfinedProcess
-from burnish.pipeline.processes import Child, Ending, Limits, child_environment, end_all, run_child
+from burnish.pipeline.processes import Child, Ending, Limits, child_environment, end_all
 
 FAST = Limits(grace_s=1.0)
 
@@ -28,7 +28,8 @@ def python(code: str) -> list[str]:
 @pytest.fixture
 def run(tmp_path):
     def call(command, *, limits=FAST, env=None, on_event=None):
-        return run_child(command, env=env or child_environment(), cwd=tmp_path, limits=limits, log=tmp_path / "log.txt", on_event=on_event)
+        with Child.start(command, env=env or child_environment(), cwd=tmp_path, limits=limits, log=tmp_path / "log.txt") as child:
+            return child.wait(on_event)
 
     return call
 
@@ -223,9 +224,10 @@ def test_kill_of_the_parent_ends_children_and_grandchildren(tmp_path):
     code = f"""
         import sys
         from pathlib import Path
-        from burnish.pipeline.processes import Limits, child_environment, run_child
-        run_child([sys.executable, "-c", {textwrap.dedent(WITH_GRANDCHILDREN) + "time.sleep(600)"!r}], env=child_environment(),
-                  cwd=Path({str(tmp_path)!r}), limits=Limits(), log=Path({str(tmp_path / "log.txt")!r}))
+        from burnish.pipeline.processes import Child, Limits, child_environment
+        with Child.start([sys.executable, "-c", {textwrap.dedent(WITH_GRANDCHILDREN) + "time.sleep(600)"!r}], env=child_environment(),
+                         cwd=Path({str(tmp_path)!r}), limits=Limits(), log=Path({str(tmp_path / "log.txt")!r})) as child:
+            child.wait()
     """
     parent = subprocess.Popen(python(code))
     try:
@@ -240,10 +242,11 @@ def test_ctrl_c_ends_everything_before_it_propagates(tmp_path):
     code = f"""
         import sys
         from pathlib import Path
-        from burnish.pipeline.processes import Limits, child_environment, run_child
+        from burnish.pipeline.processes import Child, Limits, child_environment
         try:
-            run_child([sys.executable, "-c", {textwrap.dedent(WITH_GRANDCHILDREN) + "time.sleep(600)"!r}], env=child_environment(),
-                      cwd=Path({str(tmp_path)!r}), limits=Limits(grace_s=1.0), log=Path({str(tmp_path / "log.txt")!r}))
+            with Child.start([sys.executable, "-c", {textwrap.dedent(WITH_GRANDCHILDREN) + "time.sleep(600)"!r}], env=child_environment(),
+                             cwd=Path({str(tmp_path)!r}), limits=Limits(grace_s=1.0), log=Path({str(tmp_path / "log.txt")!r})) as child:
+                child.wait()
         except KeyboardInterrupt:
             from burnish.pipeline import procfs
             left = [int(p) for p in Path({str(tmp_path / "pids")!r}).read_text().split() if (f := procfs._stat_fields(int(p))) and f[0] not in "ZX"]
