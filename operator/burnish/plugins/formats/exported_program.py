@@ -6,34 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from burnish.errors import BurnishError, Reason
 from burnish.plugins import base
-from burnish.plugins.files import Files
-from burnish.plugins.formats import _torch_module, _torch_trust, _torch_weights
+from burnish.plugins.formats import _torch_module, _torch_trust
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-class ExportedProgram(base.Format):
+class ExportedProgram(_torch_trust.Program):
     """A .pt2 file. Loading it runs code, so it has to be trusted."""
 
     name: ClassVar[str] = "ExportedProgram"
-    toolchain: ClassVar[str] = "torch"
-    options: ClassVar[frozenset[str]] = frozenset({"trusted"})
-
-    def detect(self, files: Files) -> bool:
-        """True for a zip file with torch.export's entries."""
-        return _torch_weights.zip_kind(files) == self.name
-
-    def check_options(self, options: base.SourceOptions) -> None:
-        """As every format's; and the source is trusted.
-
-        Raises:
-            BurnishError: InvalidManifest, SourceNotTrusted.
-        """
-        super().check_options(options)
-        _torch_trust.check(options, self.name)
 
     def export(self, source: base.SourceModel, target: Path, *, image: base.ServingImage) -> tuple[base.Signature, base.GraphFacts]:
         """Convert the graph as it is; varying sizes stay so, and get names.
@@ -69,14 +52,7 @@ class ExportedProgram(base.Format):
 def _load(source: base.SourceModel) -> Any:
     import torch
 
-    _torch_trust.check(source.options, ExportedProgram.name)
-    try:
-        return torch.export.load(source.path)
-    except Exception as error:  # whatever a damaged archive, or one of another release, makes torch raise
-        said = " ".join(str(error).split())[:300]
-        raise BurnishError(
-            Reason.InvalidModel, f"torch {torch.__version__} can't load {source.path.name}: {said}; export it again with that release"
-        ) from error
+    return _torch_trust.load(source, ExportedProgram.name, torch.export.load, "export it again with that release")
 
 
 def _inputs(program: Any, declared: tuple[base.DeclaredInput, ...]) -> tuple[_torch_module.Input, ...]:

@@ -4,36 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from burnish.errors import BurnishError, Reason
 from burnish.plugins import base
-from burnish.plugins.files import Files
-from burnish.plugins.formats import _torch_architectures, _torch_module, _torch_trust, _torch_weights
+from burnish.plugins.formats import _torch_architectures, _torch_module, _torch_trust
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-class TorchScript(base.Format):
+class TorchScript(_torch_trust.Program):
     """A .pt file with code. Loading it runs that code, so it has to be trusted."""
 
     name: ClassVar[str] = "TorchScript"
-    toolchain: ClassVar[str] = "torch"
-    options: ClassVar[frozenset[str]] = frozenset({"trusted"})
-
-    def detect(self, files: Files) -> bool:
-        """True for a zip file with TorchScript's entries."""
-        return _torch_weights.zip_kind(files) == self.name
-
-    def check_options(self, options: base.SourceOptions) -> None:
-        """As every format's; and the source is trusted.
-
-        Raises:
-            BurnishError: InvalidManifest, SourceNotTrusted.
-        """
-        super().check_options(options)
-        _torch_trust.check(options, self.name)
 
     def export(self, source: base.SourceModel, target: Path, *, image: base.ServingImage) -> tuple[base.Signature, base.GraphFacts]:
         """Convert with the exporter that takes scripts; inputs are those of `spec.inputs`, because a script tells no shapes.
@@ -71,10 +54,5 @@ class TorchScript(base.Format):
 def _load(source: base.SourceModel) -> _torch_module.NamedModule:
     import torch
 
-    _torch_trust.check(source.options, TorchScript.name)
-    try:
-        module: Any = torch.jit.load(source.path, map_location="cpu").eval()
-    except Exception as error:  # of the script's own code, or of a damaged archive
-        said = " ".join(str(error).split())[:300]
-        raise BurnishError(Reason.InvalidModel, f"torch {torch.__version__} can't load {source.path.name}: {said}; save it again") from error
+    module = _torch_trust.load(source, TorchScript.name, lambda path: torch.jit.load(path, map_location="cpu").eval(), "save it again")
     return _torch_module.NamedModule(module, _torch_architectures.undeclared(source.inputs, "a script"))
