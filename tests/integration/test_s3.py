@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from burnish.api.job_contract import ArtifactRef, FileRef, SourceRecord, TreeRef
@@ -293,7 +294,9 @@ def test_plan_reads_a_store_on_s3_and_reaches_no_source(
     server: Credentials, models: Credentials, tmp_path: Path, environment: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     uri = "s3://models/planned/model.onnx"
-    s3.connect(models).pipe_file(uri, CONTENT)
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 4])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "planned", [x], [onnx.helper.make_empty_tensor_value_info("y")])
+    s3.connect(models).pipe_file(uri, onnx.helper.make_model(graph).SerializeToString())
     spec = {"source": {"uri": uri}, "targets": [{"name": "cpu", "runtime": "ONNXRuntime"}]}
     manifest = {"apiVersion": "burnish.dev/v1alpha1", "kind": "OptimizedModel", "metadata": {"name": "digits"}, "spec": spec}
     (tmp_path / "digits.yaml").write_text(json.dumps(manifest))
