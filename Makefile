@@ -60,7 +60,8 @@ test: dev verify toolchains examples ## Every behaviour once: unit, golden, char
 	$(BIN)/pytest -m "not long" --durations=10 -v -s $(ARGS) e2e/tests
 
 test-long: dev toolchains examples ## The tests that take minutes, then the unit tests on Python 3.12
-	$(BIN)/pytest -m long --durations=10 $(ARGS) tests e2e/tests
+	$(BIN)/pytest -m long --durations=10 $(ARGS) tests
+	$(BIN)/pytest -m long --durations=10 -v -s $(ARGS) e2e/tests
 	@$(MAKE) test-py312
 
 test-py312: $(UV) ## The unit tests on Python 3.12, if this machine has one
