@@ -24,6 +24,7 @@ LOCAL_CLUSTER = "local"
 LABEL = "label"
 """Name of the array in a dataset that holds the labels."""
 
+SIGNED_DECIMAL_PATTERN = r"^-?[0-9]+(\.[0-9]+)?$"
 DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?$"
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 """DNS-1035 label: `metadata.name` becomes the name of a Service."""

@@ -26,8 +26,7 @@ import figures
 import machine
 from burnish import names
 from burnish.api.job_contract import BuildStepRecord, ExportRecord, PipelineRequest, StepName
-from burnish.api.v1alpha1.optimized_model import Metric
-from burnish.measurement import metrics, statistics
+from burnish.measurement import scoring, statistics
 from burnish.measurement.statistics import Interval
 from burnish.pipeline import samples
 from burnish.pipeline.samples import Samples
@@ -154,18 +153,14 @@ def score(sessions: Mapping[str, Session], data: Samples, request: PipelineReque
     """Session -> per-sample scores on all evaluation samples, by the manifest's metric."""
     spec, evaluation = request.datasets.evaluation, data.evaluation
     assert spec is not None and evaluation is not None, "the examples have evaluation data"
-    answers: dict[str, list[metrics.Answer]] = {name: [] for name in sessions}
-    shape: tuple[int, ...] = ()
-    for feed in evaluation.feeds(1):
+    scored = scoring.scoring(spec, evaluation.labels, len(evaluation))
+    kept: dict[str, list[scoring.Kept]] = {name: [] for name in sessions}
+    for number, feed in enumerate(evaluation.feeds(1)):
         for name, session in sessions.items():
             outputs = session.infer(feed)
-            output = outputs[spec.output or next(iter(outputs))]
-            shape = output.shape
-            answers[name] += metrics.decode_answers(output, spec.decode)
-    expected = answers[names.BASELINE]
-    if spec.metric is Metric.Accuracy:
-        expected = metrics.label_answers(evaluation.labels, shape, len(evaluation))
-    return {name: metrics.answer_scores(expected, found) for name, found in answers.items()}
+            output = spec.output or next(iter(outputs))
+            kept[name] += scored.keep(outputs[output], number, output)
+    return {name: scored.scores(found, kept[names.BASELINE]) for name, found in kept.items()}
 
 
 def _against(peer: Peer, medians: Mapping[str, np.ndarray], scores: Mapping[str, tuple[float, ...]]) -> dict[str, Any]:

@@ -181,11 +181,15 @@ class Evaluated(ApiModel):
     """Per-sample scores of the baseline and of one candidate on the same samples, in order."""
 
     metric: str
-    decode: str
+    decode: str | None = None
+    """None where the metric decodes nothing."""
     output: str
     baseline: tuple[float, ...]
-    """Accuracy: 1.0 right, 0.0 wrong. Agreement: 1.0 wherever the baseline has an answer (0.0 where it answers NaN)."""
+    """Their mean is the score. Accuracy: 1.0 right, 0.0 wrong. Agreement: 1.0 wherever the baseline has an answer (0.0 where it answers NaN). Others:
+    `burnish.measurement.scoring`."""
     candidate: tuple[float, ...]
+    largest_loss: float | None = 1.0
+    """The most that one sample's figure can lose; None where there is no bound."""
 
 
 class SideTrace(ApiModel):
@@ -250,9 +254,13 @@ class SpeedSummary(ApiModel):
 class ScoreSummary(ApiModel):
     """A candidate's score against the baseline's on the same samples."""
 
+    metric: str = ""
     baseline: float
     candidate: float
     drop: float
+    """The loss in the metric's good direction: of an error, its rise."""
+    largest_loss: float | None = 1.0
+    """As of `Evaluated`."""
     low: float
     """Lower one-sided 95 % bound of the drop."""
     high: float
@@ -291,6 +299,11 @@ class Summary(ApiModel):
     samples: int = 0
     baseline_latencies: tuple[LatencySummary, ...] = ()
     candidates: dict[str, CandidateSummary] = Field(default_factory=dict)
+
+    @property
+    def largest_loss(self) -> float | None:
+        """As of `Evaluated`."""
+        return next((found.score.largest_loss for found in self.candidates.values() if found.score is not None), 1.0)
 
 
 class SideFacts(ApiModel):

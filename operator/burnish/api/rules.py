@@ -47,6 +47,7 @@ _PRIMARY = "(has(self.serving) && has(self.serving.primary) ? self.serving.prima
 _CALIBRATED = "(has(self.datasets) && has(self.datasets.calibration))"
 _STATIC = "exists(p, has(p.quantize) && has(p.quantize.mode) && p.quantize.mode == 'Static' && (!has(p.quantize.precision) || p.quantize.precision == 'INT8'))"
 _CONTROLLED = "exists(p, has(p.quantize) && has(p.quantize.accuracyControl))"
+_DECODED = "(!has(self.datasets) || !has(self.datasets.evaluation) || !(self.datasets.evaluation.metric in ['MSE', 'MAE', 'CosineSimilarity']))"
 _ONE_QUANTIZE = Rule(
     "!has(self.passes) || self.passes.filter(p, p.type == 'Quantize').size() <= 1",
     "holds a second Quantize, and a quantized graph is not quantized again; keep one entry (mode: Auto tries several ways)",
@@ -124,6 +125,16 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
             "quantize accuracyControl in a target's passes needs spec.datasets.calibration; add calibration data, or remove it",
             ".targets",
         ),
+        Rule(
+            f"{_DECODED} || !has(self.passes) || !self.passes.{_CONTROLLED} || self.targets.all(t, has(t.passes))",
+            "accuracyControl asks how many answers change, and metrics MSE, MAE and CosineSimilarity decode none; use metric: Agreement, or remove it",
+            ".passes",
+        ),
+        Rule(
+            f"{_DECODED} || !self.targets.exists(t, has(t.passes) && t.passes.{_CONTROLLED})",
+            "accuracyControl asks how many answers change, and metrics MSE, MAE and CosineSimilarity decode none; use metric: Agreement, or remove it",
+            ".targets",
+        ),
         _ONE_QUANTIZE,
     ),
     "Source": (
@@ -170,9 +181,29 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
     "IntegerRange": (Rule("self.min <= self.max", "exceeds max; swap them", ".min"),),
     "Evaluation": (
         Rule(
-            "self.metric != 'Accuracy' || !has(self.decode) || self.decode == 'ArgMax'",
-            "metric Accuracy needs decode: ArgMax; write that, or use metric: Agreement",
+            "!(self.metric in ['Accuracy', 'F1']) || !has(self.decode) || self.decode == 'ArgMax'",
+            "metrics Accuracy and F1 need decode: ArgMax; write that, or use metric: Agreement",
             ".decode",
+        ),
+        Rule(
+            "!(self.metric in ['MSE', 'MAE', 'CosineSimilarity']) || !has(self.decode)",
+            "metrics MSE, MAE and CosineSimilarity decode nothing; remove it, or use metric: Agreement",
+            ".decode",
+        ),
+        Rule(
+            "!has(self.threshold) || (has(self.decode) && self.decode == 'Threshold')",
+            "belongs to decode: Threshold; write that, or remove it",
+            ".threshold",
+        ),
+        Rule(
+            "!has(self.agreementCosine) || (has(self.decode) && self.decode == 'Cosine')",
+            "belongs to decode: Cosine; write that, or remove it",
+            ".agreementCosine",
+        ),
+        Rule(
+            f"!has(self.agreementCosine) || !self.agreementCosine.matches(r'{scalars.DECIMAL_PATTERN}') || double(self.agreementCosine) <= 1.0",
+            'no cosine exceeds 1; write a decimal between 0 and 1, such as agreementCosine: "0.99"',
+            ".agreementCosine",
         ),
     ),
     "QuantizeConfig": (

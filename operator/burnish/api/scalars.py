@@ -18,6 +18,7 @@ from burnish import names
 DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$"
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 DECIMAL_PATTERN = names.DECIMAL_PATTERN
+SIGNED_DECIMAL_PATTERN = names.SIGNED_DECIMAL_PATTERN
 NAMESPACE_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 SUBDOMAIN_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 LABEL_VALUE_PATTERN = r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
@@ -59,6 +60,7 @@ Quantity = Annotated[
     BeforeValidator(_text),
 ]
 Decimal = Annotated[str, Field(pattern=DECIMAL_PATTERN, max_length=32, examples=["0.01"])]
+SignedDecimal = Annotated[str, Field(pattern=SIGNED_DECIMAL_PATTERN, max_length=32, examples=["0.01"])]
 Digest = Annotated[str, Field(pattern=DIGEST_PATTERN, max_length=71)]
 Time = Annotated[str, Field(max_length=32, examples=["2026-11-23T20:15:00Z"], json_schema_extra={"format": "date-time"})]
 """RFC 3339, UTC."""
@@ -106,6 +108,11 @@ def format_decimal(value: float, places: int = 4) -> str:
     text = f"{value:.{places}f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return "0" if text == "-0" else text
+
+
+def format_score(value: float) -> str:
+    """A score, or a loss of it: four places, and of small ones three digits, because an error may be small in its unit."""
+    return format_decimal(value) if abs(value) >= 0.001 or value == 0 else _significant(value, 3)
 
 
 def format_bytes(size_bytes: int) -> str:

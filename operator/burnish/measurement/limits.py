@@ -14,7 +14,7 @@ from burnish import names
 from burnish.api import numbers
 from burnish.api.job_contract import EquivalenceSummary, Estimate, LatencySummary, LoadTrace, ScoreSummary, SideFacts, SpeedSummary, Summary
 from burnish.api.scalars import duration_seconds, format_decimal
-from burnish.api.v1alpha1.optimized_model import Constraints, LatencyLimit, OnInfeasible, OnUndecided, Percentile
+from burnish.api.v1alpha1.optimized_model import Constraints, LatencyLimit, Metric, OnInfeasible, OnUndecided, Percentile
 from burnish.api.v1alpha1.status import Verdict
 from burnish.errors import Reason
 
@@ -175,7 +175,8 @@ def _judge_score(score: ScoreSummary | None, max_drop: float) -> LimitVerdict:
     drop = Estimate(estimate=score.drop, low=score.low, high=score.high)
     verdict = _verdict(drop, max_drop)
     bound = f"at least {numbers.text(drop.low, drop, 2)}" if verdict is Verdict.Refused else f"at most {numbers.text(drop.high, drop, 2)}"
-    text = f"score drops by {numbers.text(drop.estimate, drop, 2)} on {score.samples} samples, {bound} with 95 %; limit {format_decimal(max_drop)}"
+    what = f"{score.metric} rises" if score.metric and Metric(score.metric).is_error else "score drops"
+    text = f"{what} by {numbers.text(drop.estimate, drop, 2)} on {score.samples} samples, {bound} with 95 %; limit {format_decimal(max_drop)}"
     if verdict is Verdict.Undecided:
         text = f"{text}; {_samples_advice(score, max_drop)}"
     return _judged(name, Reason.ScoreBelowLimit, drop, max_drop, text)

@@ -1,7 +1,6 @@
-"""From output tensors to answers, and from answers to per-sample scores.
+"""From output tensors to answers by ArgMax and CTC, and from labels to the answers they ask for.
 
-An answer is what a user of the model acts on: a class, a tuple of classes, a line of text as symbol indices. Only answers are kept, so that an
-evaluation can run batch by batch. Per-sample scores, not their mean, go into the record: the gate compares the same samples on both sides.
+An answer is what a user of the model acts on: a class, a tuple of classes, a line of text as symbol indices.
 """
 
 from __future__ import annotations
@@ -43,24 +42,30 @@ def decode_answers(output: NDArray[np.generic], decode: Decode, *, name: str = "
     return answers
 
 
-def label_answers(labels: NDArray[np.generic] | None, output_shape: Sequence[int], samples: int) -> list[Answer]:
+def labels_missing(metric: str) -> BurnishError:
+    """That a metric has nothing to compare with."""
+    return BurnishError(
+        Reason.LabelsMissing,
+        f"metric {metric} compares with labels, and there is no array {names.LABEL!r}; add it to the dataset, or use metric: Agreement",
+        field=f"{_EVALUATION}.uri",
+    )
+
+
+def label_answers(labels: NDArray[np.generic] | None, output_shape: Sequence[int], samples: int, *, metric: str = "Accuracy") -> list[Answer]:
     """The labels of an evaluation dataset as answers, checked against the output they will be compared with.
 
     Args:
         labels: (N,) or (N, ...) integer class indices; None where the dataset has none.
         output_shape: (N, ..., C) of the decoded output, for any N.
         samples: N of the dataset's inputs.
+        metric: for the message.
 
     Raises:
         BurnishError: LabelsMissing, or InvalidDataset where count, dtype, shape or values can't be right.
     """
     field = f"{_EVALUATION}.uri"
     if labels is None:
-        raise BurnishError(
-            Reason.LabelsMissing,
-            f"metric Accuracy needs an array named {names.LABEL!r} in the npz, one class index per sample; add it, or use metric: Agreement",
-            field=field,
-        )
+        raise labels_missing(metric)
     classes, wanted = output_shape[-1], (samples, *output_shape[1:-1])
     if labels.shape != wanted and labels.shape != (*wanted, 1):
         hint = "; one-hot labels have to be class indices: np.argmax(label, axis=-1)" if labels.shape == (*wanted, classes) else ""
@@ -77,18 +82,6 @@ def label_answers(labels: NDArray[np.generic] | None, output_shape: Sequence[int
             field=field,
         )
     return [tuple(row) for row in labels.reshape(samples, -1).tolist()]
-
-
-def answer_scores(expected: Sequence[Answer], answers: Sequence[Answer]) -> tuple[float, ...]:
-    """1.0 per sample whose whole answer equals the expected one, else 0.0; no answer is never right.
-
-    Accuracy: `expected` are the labels, and the mean is scikit-learn's `accuracy_score`. Agreement: `expected` are the baseline's answers (its
-    own scores are then 1.0 wherever it has an answer).
-
-    Raises:
-        ValueError: different numbers of samples.
-    """
-    return tuple(float(wanted is not None and wanted == answer) for wanted, answer in zip(expected, answers, strict=True))
 
 
 def _collapse(symbols: Sequence[int]) -> tuple[int, ...]:

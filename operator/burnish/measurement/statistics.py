@@ -121,13 +121,19 @@ def _resample_counts(rounds: int) -> Floats:
 # --- scores ---------------------------------------------------------------------------------------------------------------------------
 
 
-def score_drop(baseline: Sequence[float], candidate: Sequence[float], confidence: float = SCORE_CONFIDENCE) -> Interval:
+def score_drop(
+    baseline: Sequence[float], candidate: Sequence[float], confidence: float = SCORE_CONFIDENCE, *, largest_loss: float | None = 1.0
+) -> Interval:
     """Mean loss of score on the same samples, and the one-sided bounds of it (each end alone holds with `confidence`).
 
+    Losses of 0 and 1 are counted (`binary_drop`), others resampled. Without any difference resampling would claim certainty: what wasn't seen in n samples
+    may still happen at the rate that the rule of three leaves, -ln(1 - confidence)/n, and cost the largest loss each time.
+
     Args:
-        baseline: per-sample scores in 0..1.
+        baseline: per-sample scores.
         candidate: the same samples', in the same order.
         confidence: one-sided.
+        largest_loss: that one sample can make; None where there is no bound, and what was seen has to do.
 
     Raises:
         ValueError: no samples, or different numbers of samples.
@@ -136,9 +142,11 @@ def score_drop(baseline: Sequence[float], candidate: Sequence[float], confidence
     if before.shape != after.shape or not before.size:
         raise ValueError(f"a paired drop needs the same samples on both sides, at least one; got {before.size} and {after.size}")
     losses = before - after
-    # Without any difference resampling would claim certainty; as counts, n equal samples bound the drop honestly.
-    if np.isin(losses, (-1.0, 0.0, 1.0)).all():
+    if largest_loss == 1.0 and np.isin(losses, (-1.0, 0.0, 1.0)).all():
         return binary_drop(int((losses > 0).sum()), int((losses < 0).sum()), losses.size, confidence)
+    if not losses.any():
+        unseen = -math.log(1 - confidence) / losses.size * (largest_loss or 0.0)
+        return Interval(0.0, -unseen, unseen)
     low, high = np.quantile(_resampled_means(losses), [1 - confidence, confidence])
     return Interval(float(losses.mean()), float(low), float(high))
 

@@ -23,6 +23,7 @@ from burnish.api.job_contract import (
     Summary,
     TensorDifference,
 )
+from burnish.api.v1alpha1.optimized_model import Metric
 from burnish.measurement import equivalence, statistics
 from burnish.measurement.statistics import Interval
 
@@ -48,9 +49,10 @@ def summarize(
         differences: candidate -> outputs against the baseline's.
     """
     same = sides[names.BASELINE].artifact.content_digest
+    metric = next((found.metric for found in evaluated.values()), "")
     baseline = tuple(summarize_latency(load, names.BASELINE) for load in loads if is_measured(load, names.BASELINE))
     candidates = {
-        name: _identical(baseline, baseline_scores)
+        name: _identical(baseline, baseline_scores, metric)
         if facts.artifact.content_digest == same
         else _compared(name, loads, evaluated.get(name), differences.get(name, ()))
         for name, facts in sides.items()
@@ -98,21 +100,33 @@ def _compared(name: str, loads: Sequence[LoadTrace], evaluated: Evaluated | None
     )
 
 
-def _identical(baseline: tuple[LatencySummary, ...], scores: Sequence[float]) -> CandidateSummary:
+def _identical(baseline: tuple[LatencySummary, ...], scores: Sequence[float], metric: str) -> CandidateSummary:
     mean = _mean(scores)
     return CandidateSummary(
         identical=True,
         latencies=baseline,
         speeds=tuple(SpeedSummary(load=latency.load, ratio=_ONE, compute_speedup=1.0, rounds=latency.rounds) for latency in baseline),
-        score=None if mean is None else ScoreSummary(baseline=mean, candidate=mean, drop=0.0, low=0.0, high=0.0, samples=len(scores)),
+        score=None if mean is None else ScoreSummary(metric=metric, baseline=mean, candidate=mean, drop=0.0, low=0.0, high=0.0, samples=len(scores)),
         equivalence=EquivalenceSummary(exact_match=1.0),
     )
 
 
 def _score(evaluated: Evaluated) -> ScoreSummary:
-    drop = statistics.score_drop(evaluated.baseline, evaluated.candidate)
+    better, worse = evaluated.baseline, evaluated.candidate
+    if Metric(evaluated.metric).is_error:
+        better, worse = worse, better
+    drop = statistics.score_drop(better, worse, largest_loss=evaluated.largest_loss)
     before, after = (sum(scores) / len(scores) for scores in (evaluated.baseline, evaluated.candidate))
-    return ScoreSummary(baseline=before, candidate=after, drop=drop.estimate, low=drop.low, high=drop.high, samples=len(evaluated.baseline))
+    return ScoreSummary(
+        metric=evaluated.metric,
+        baseline=before,
+        candidate=after,
+        drop=drop.estimate,
+        low=drop.low,
+        high=drop.high,
+        largest_loss=evaluated.largest_loss,
+        samples=len(evaluated.baseline),
+    )
 
 
 def _equivalence(differences: Sequence[TensorDifference]) -> EquivalenceSummary:

@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from burnish.api.job_contract import CompressedCandidate, CompressRecord, ExportRecord, PipelineRequest, StepName
-from burnish.api.v1alpha1.optimized_model import Decode
 from burnish.errors import BurnishError, Reason
-from burnish.measurement import metrics
+from burnish.measurement import scoring
 from burnish.pipeline import samples
 from burnish.pipeline.export import MODEL
 from burnish.pipeline.lowering import lower
@@ -68,13 +67,14 @@ def baseline_errors(runtime: plugins.Runtime) -> Iterator[None]:
 def _answers(request: PipelineRequest, data: samples.Samples) -> plugins.Answers:
     """How the outputs to one request become answers: as the evaluation is decoded, else by ArgMax over the first output."""
     spec = request.datasets.evaluation
+    decoder = scoring.decoder(spec)
 
-    def answers(outputs: plugins.Arrays) -> Sequence[metrics.Answer]:
+    def decode(outputs: plugins.Arrays) -> Sequence[object]:
         batch = data.as_batch(outputs, data.smallest_batch)
         name = (spec.output if spec else None) or next(iter(batch))
-        return metrics.decode_answers(batch[name], spec.decode if spec else Decode.ArgMax, name=name)
+        return decoder.decode(batch[name], name)
 
-    return answers
+    return plugins.Answers(decode, decoder.alike)
 
 
 def _make(

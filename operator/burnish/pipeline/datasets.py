@@ -17,7 +17,7 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from burnish import names
-from burnish.api.v1alpha1.optimized_model import Input
+from burnish.api.v1alpha1.optimized_model import Input, Metric
 from burnish.errors import BurnishError, Reason
 from burnish.plugins.base import DataType, Signature, Tensor
 
@@ -33,7 +33,7 @@ class Dataset:
     arrays: dict[str, np.ndarray]
     """Input name -> (samples, ...) in the model's own dtype."""
     labels: np.ndarray | None
-    """(samples, ...) integers, where the file has them."""
+    """(samples, ...) where the file has them: class indices, or values for metrics that compare those."""
     is_batched: bool
     """The model takes several samples at once."""
     keeps_axis: bool
@@ -94,7 +94,7 @@ def load_dataset(
     *,
     samples: int | None,
     field: str,
-    need_label: bool = False,
+    metric: Metric | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> Dataset:
     """Read the .npz file at `path`: one array per input of the model, (samples, ...), and `label`.
@@ -105,13 +105,13 @@ def load_dataset(
         signature: of the model.
         samples: at most this many, from the start; None for all.
         field: where the manifest names this dataset, e.g. `spec.datasets.evaluation`.
-        need_label: whether the metric compares with labels.
+        metric: that the samples are scored by; it says which labels are needed.
         max_bytes: largest uncompressed size.
 
     Raises:
         BurnishError: InvalidDataset, LabelsMissing.
     """
-    return _Reader(path, inputs, signature, field).read(samples, need_label, max_bytes)
+    return _Reader(path, inputs, signature, field).read(samples, metric, max_bytes)
 
 
 class _Header(NamedTuple):
@@ -128,15 +128,15 @@ class _Reader:
         self.keeps_axis = signature.is_batched or all(t.shape and t.shape[0] == 1 for t in signature.inputs)
         self.notes: list[str] = []
 
-    def read(self, samples: int | None, need_label: bool, max_bytes: int) -> Dataset:
+    def read(self, samples: int | None, metric: Metric | None, max_bytes: int) -> Dataset:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 headers = self._headers(archive, max_bytes)
-                self._check_names(headers, need_label)
+                self._check_names(headers, metric)
                 count = self._check_counts(headers)
                 keep = count if samples is None else min(samples, count)
                 arrays = {t.name: self._load(archive, t, headers[t.name], keep) for t in self.signature.inputs}
-                labels = self._labels(archive, headers, keep)
+                labels = self._labels(archive, headers, keep, metric)
         except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
             raise self._invalid(f"{self.path.name} is no readable .npz file ({error}); write it with numpy.savez_compressed") from error
         return Dataset(arrays, labels, self.signature.is_batched, self.keeps_axis, tuple(self.notes))
@@ -170,7 +170,7 @@ class _Reader:
             raise self._invalid(f"array {name!r} announces {expected} bytes of data and has {size_bytes - stream.tell()}; the file is damaged")
         return _Header(tuple(shape), dtype)
 
-    def _check_names(self, headers: dict[str, _Header], need_label: bool) -> None:
+    def _check_names(self, headers: dict[str, _Header], metric: Metric | None) -> None:
         wanted = [t.name for t in self.signature.inputs]
         missing = [n for n in wanted if n not in headers]
         surplus = [n for n in headers if n not in wanted and n != names.LABEL]
@@ -179,10 +179,10 @@ class _Reader:
             raise self._invalid(
                 f"arrays must be named as the model's inputs ({', '.join(wanted)}), and {names.LABEL!r} for labels; {'; '.join(wrong)}"
             )
-        if need_label and (names.LABEL not in headers or names.LABEL in wanted):
+        if metric is not None and metric.needs_labels and (names.LABEL not in headers or names.LABEL in wanted):
             raise BurnishError(
                 Reason.LabelsMissing,
-                f"metric Accuracy compares with labels and {self.path.name} has no array {names.LABEL!r}; add it, or use metric: Agreement",
+                f"metric {metric.value} compares with labels and {self.path.name} has no array {names.LABEL!r}; add it, or use metric: Agreement",
                 field=self.field,
             )
 
@@ -257,10 +257,15 @@ class _Reader:
         with np.errstate(over="ignore"):  # a value that overflows becomes infinity, which is refused next
             return np.ascontiguousarray(array, dtype=tensor.data_type.numpy_name)
 
-    def _labels(self, archive: zipfile.ZipFile, headers: dict[str, _Header], keep: int) -> np.ndarray | None:
+    def _labels(self, archive: zipfile.ZipFile, headers: dict[str, _Header], keep: int, metric: Metric | None) -> np.ndarray | None:
         if names.LABEL not in headers or names.LABEL in {t.name for t in self.signature.inputs}:
             return None
-        if headers[names.LABEL].dtype.kind not in "iub":
+        values = metric is not None and metric.compares_values
+        if headers[names.LABEL].dtype.kind not in ("iubf" if values else "iub"):
+            if metric is None or not metric.needs_labels:
+                return None  # nobody asks for it
+            if values:
+                raise self._invalid(f"array {names.LABEL!r} is {headers[names.LABEL].dtype}; metric {metric} compares with numbers")
             raise self._invalid(f"array {names.LABEL!r} is {headers[names.LABEL].dtype}; labels are integers, the index of the right class")
         return self._array(archive, names.LABEL)[:keep]
 

@@ -15,9 +15,8 @@ import numpy as np
 from burnish import names
 from burnish.api.job_contract import Evaluated, PipelineRequest, TensorDifference
 from burnish.api.v1alpha1.optimized_model import Evaluation as EvaluationSpec
-from burnish.api.v1alpha1.optimized_model import Metric
 from burnish.errors import BurnishError, Reason
-from burnish.measurement import equivalence, metrics
+from burnish.measurement import equivalence, scoring
 from burnish.measurement.client import ModelError, ServerUnreachableError, TritonClient
 from burnish.pipeline.progress import emit
 from burnish.pipeline.samples import MADE_UP, Samples
@@ -73,7 +72,7 @@ def evaluate(
         if (now := time.monotonic()) - told >= NEWS_S:
             told = now
             emit(f"samples answered: {run.samples}", done=(number + 1) / len(feeds))
-    emit(f"{run.samples} samples answered by {len(run.answers)} models")
+    emit(f"{run.samples} samples answered by {len(run.kept)} models")
     return run.result()
 
 
@@ -92,9 +91,15 @@ def check_scorable(outputs: Mapping[str, np.ndarray], data: Samples, request: Pi
     if spec is None or data.evaluation is None:
         return
     name, scored = _scored(spec, outputs)
-    metrics.decode_answers(scored, spec.decode, name=name)
-    if spec.metric is Metric.Accuracy:
-        metrics.label_answers(data.evaluation.labels, scored.shape, len(data.evaluation))
+    scoring.scoring(spec, data.evaluation.labels, len(data.evaluation)).check(scored, name)
+
+
+def largest_loss(data: Samples, request: PipelineRequest) -> float | None:
+    """The most that the score of one evaluation sample can lose; None where there is no bound."""
+    spec = request.datasets.evaluation
+    if spec is None or data.evaluation is None:
+        return None
+    return scoring.scoring(spec, data.evaluation.labels, len(data.evaluation)).largest_loss
 
 
 def _scored(spec: EvaluationSpec, outputs: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray]:
@@ -110,11 +115,13 @@ class _Evaluation:
     ) -> None:
         self.client, self.request, self.data, self.drop = client, request, data, drop
         self.spec = request.datasets.evaluation if data.evaluation else None
-        self.answers: dict[str, list[metrics.Answer]] = {name: [] for name in models}
+        labels = data.evaluation.labels if data.evaluation else None
+        self.scoring = scoring.scoring(self.spec, labels, len(data.evaluation or ())) if self.spec else None
+        self.kept: dict[str, list[scoring.Kept]] = {name: [] for name in models}
+        """Model -> what is kept of each output."""
         self.differences: dict[str, list[tuple[TensorDifference, ...]]] = {name: [] for name in models if name != names.BASELINE}
         self.samples = 0
         self.output = ""
-        self.output_shape: tuple[int, ...] = ()
         self.waiting: dict[str, list[Outputs]] = {name: [] for name in models}
         """Model -> outputs that are not compared yet; all of them of the same shapes but for the number of samples."""
         self.waiting_bytes = 0
@@ -143,15 +150,21 @@ class _Evaluation:
     def result(self) -> Evaluation:
         self._compare()
         differences = {name: equivalence.concatenate(parts, listed=MAX_LISTED) for name, parts in self.differences.items() if parts}
-        if self.spec is None:
+        if self.spec is None or self.scoring is None:
             return Evaluation({}, (), differences, self.samples)
-        expected = self.answers[names.BASELINE]
-        if self.spec.metric is Metric.Accuracy and self.data.evaluation is not None:
-            expected = metrics.label_answers(self.data.evaluation.labels, self.output_shape, self.samples)
-        scores = {name: metrics.answer_scores(expected, answers) for name, answers in self.answers.items()}
+        expected = self.kept[names.BASELINE]
+        self.scoring.check_baseline(expected)
+        scores = {name: self.scoring.scores(kept, expected) for name, kept in self.kept.items()}
         baseline = scores.pop(names.BASELINE)
         evaluated = {
-            name: Evaluated(metric=self.spec.metric.value, decode=self.spec.decode.value, output=self.output, baseline=baseline, candidate=candidate)
+            name: Evaluated(
+                metric=self.spec.metric.value,
+                decode=self.spec.decoding.value if self.spec.decoding else None,
+                output=self.output,
+                baseline=baseline,
+                candidate=candidate,
+                largest_loss=self.scoring.largest_loss,
+            )
             for name, candidate in scores.items()
         }
         return Evaluation(evaluated, baseline, differences, self.samples)
@@ -161,7 +174,7 @@ class _Evaluation:
 
     def _leave_out(self, name: str, message: str) -> None:
         self.drop(name, message)
-        del self.differences[name], self.answers[name], self.waiting[name]
+        del self.differences[name], self.kept[name], self.waiting[name]
 
     def _wait(self, found: Mapping[str, Outputs]) -> None:
         """Put one request's answers beside those that wait; compare when that is enough, or when the shapes change."""
@@ -199,11 +212,11 @@ class _Evaluation:
             raise BurnishError(Reason.ServerLost, f"Triton was lost while {name} answered evaluation samples: {error}") from error
 
     def _decode(self, name: str, outputs: Outputs) -> None:
-        if self.spec is None:
+        if self.spec is None or self.scoring is None:
             return
         self.output, scored = _scored(self.spec, outputs)
-        self.output_shape = scored.shape
-        self.answers[name] += metrics.decode_answers(scored, self.spec.decode, name=self.output)
+        kept = self.kept[name]
+        kept += self.scoring.keep(scored, len(kept), self.output)
 
 
 def _sample_shapes(outputs: Outputs) -> dict[str, tuple[int, ...]]:

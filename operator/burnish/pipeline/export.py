@@ -11,7 +11,7 @@ from pathlib import Path
 from burnish.api.job_contract import ExportRecord, StageRecord, StepName
 from burnish.api.v1alpha1.optimized_model import Input
 from burnish.pipeline import formats, samples
-from burnish.pipeline.evaluation import check_scorable
+from burnish.pipeline.evaluation import check_scorable, largest_loss
 from burnish.pipeline.lowering import lower
 from burnish.pipeline.progress import emit
 from burnish.pipeline.status import resolution_warning
@@ -45,7 +45,7 @@ def run(work: WorkDir) -> ExportRecord:
     emit(f"{graph.parameters:,} parameters in {sum(graph.op_counts.values())} nodes, opset {graph.opset}")
     data = samples.open_datasets(work, request, signature)
     lower(request, graph)
-    warning = resolution_warning(len(data.evaluation or ()), request.constraints)
+    warning = resolution_warning(len(data.evaluation or ()), request.constraints, largest_loss(data, request))
     if warning:
         emit(warning.message, warning=True)  # now, not after everything was measured
     feeds = data.feeds(REFERENCE_SAMPLES, data.smallest_batch)

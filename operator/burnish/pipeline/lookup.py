@@ -38,7 +38,7 @@ def artifact_key(
         passes=passes,
         calibration_digest=calibration.tree.digest if calibration else None,
         calibration_samples=datasets.calibration.samples if calibration and datasets.calibration else None,
-        decoding=(datasets.evaluation.decode.value, datasets.evaluation.output) if reads_answers and datasets.evaluation else None,
+        decoding=datasets.evaluation if reads_answers else None,
         golden_digest=golden.tree.digest if golden else None,
         runtime=target.runtime.value,
         toolchain=environments.identity(runtime.toolchain),

@@ -77,7 +77,8 @@ def conclude(
 ) -> Result:
     """Judge a filed measurement and mark what is served; also where nothing had to be measured."""
     decision = verdict.decide(index, build, constraints)
-    warnings = [*index.warnings, *filter(None, [status.resolution_warning(index.summary.samples, constraints)])]
+    warning = status.resolution_warning(index.summary.samples, constraints, index.summary.largest_loss)
+    warnings = [*index.warnings, *filter(None, [warning])]
     found = status.target_status(target.name, plan, build, index, decision, constraints, uri=store.location)
     if found.artifact is not None:
         shared = sizes.shared_memory_bytes(read_config(store, found.artifact.digest), options)

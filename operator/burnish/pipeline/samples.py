@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from burnish.api.job_contract import PipelineRequest, ResolvedInput, StageRecord, StepName
-from burnish.api.v1alpha1.optimized_model import Metric
 from burnish.errors import BurnishError, Reason
 from burnish.measurement import tensors
 from burnish.pipeline.datasets import Dataset, load_dataset
@@ -132,7 +131,7 @@ def open_datasets(work: WorkDir, request: PipelineRequest, signature: Signature)
             signature,
             samples=data.evaluation.samples,
             field="spec.datasets.evaluation",
-            need_label=data.evaluation.metric is Metric.Accuracy,
+            metric=data.evaluation.metric,
         )
     sized = calibration or evaluation  # sizes become part of the artifact, as the golden request does
     shapes: Shapes | None = sized.shapes if sized else None

@@ -18,7 +18,7 @@ from burnish.api.job_contract import (
     TargetPlan,
     Warned,
 )
-from burnish.api.scalars import format_bytes, format_decimal, format_milliseconds
+from burnish.api.scalars import format_bytes, format_decimal, format_milliseconds, format_score
 from burnish.api.v1alpha1 import status as api
 from burnish.api.v1alpha1.optimized_model import Constraints
 from burnish.api.v1alpha1.status import ConditionStatus, ConditionType, State, Verdict
@@ -112,11 +112,11 @@ def timestamp(now: datetime) -> str:
     return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def resolution_warning(samples: int, constraints: Constraints) -> Warned | None:
-    """A maxDrop that not even a perfect candidate could be shown to hold with this many evaluation samples."""
-    if constraints.score is None or not samples:
+def resolution_warning(samples: int, constraints: Constraints, largest_loss: float | None = 1.0) -> Warned | None:
+    """A maxDrop that not even a perfect candidate could be shown to hold with this many evaluation samples, of which each can lose so much."""
+    if constraints.score is None or not samples or largest_loss is None:
         return None
-    decidable = smallest_decidable_drop(samples)
+    decidable = smallest_decidable_drop(samples) * largest_loss
     if float(constraints.score.max_drop) >= decidable:
         return None
     message = f"with {samples} evaluation samples the smallest drop that can be shown is {decidable:.4f}, above maxDrop {constraints.score.max_drop}; give more samples or a larger limit"
@@ -238,9 +238,9 @@ def _score(summary: Summary, candidate: str | None, judgement: Judgement | None)
     if found is None:
         return None
     return api.ScoreStatus(
-        value=format_decimal(found.candidate),
-        drop=format_decimal(found.drop),
-        high=format_decimal(found.high),
+        value=format_score(found.candidate),
+        drop=format_score(found.drop),
+        high=format_score(found.high),
         samples=found.samples,
         verdict=_verdict_of(judgement, "score."),
     )
@@ -330,4 +330,4 @@ def _share(value: float | None) -> str | None:
 
 
 def _optional(value: float | None) -> str | None:
-    return None if value is None else format_decimal(value)
+    return None if value is None else format_score(value)

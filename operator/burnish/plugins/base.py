@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -25,8 +25,15 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, "np.ndarray"]
 """Tensor name -> array."""
 
-Answers = Callable[["Arrays"], Sequence[Hashable]]
-"""The outputs to one request -> what its user acts on, one answer per sample; None is no answer, and equals none."""
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What the user of a model acts on, and when two answers are the same to that user."""
+
+    decode: Callable[[Arrays], Sequence[object]]
+    """The outputs to one request -> one answer per sample; None is no answer."""
+    alike: Callable[[object, object], float]
+    """1.0 the same, 0.0 another; neither is None."""
 
 
 class PluginModel(BaseModel):

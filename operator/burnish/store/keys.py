@@ -60,7 +60,7 @@ def artifact_key(
     passes: Sequence[PassEntryJson],
     calibration_digest: str | None,
     calibration_samples: int | None,
-    decoding: tuple[str, str | None] | None,
+    decoding: Evaluation | None,
     golden_digest: str | None,
     runtime: str,
     toolchain: str,
@@ -78,7 +78,7 @@ def artifact_key(
         passes: as written, defaults filled in; in order.
         calibration_digest: tree digest of the calibration data if a pass reads it, else None.
         calibration_samples: how many of it are read, else None.
-        decoding: how answers are decoded and from which output, if a pass reads answers, else None.
+        decoding: says how answers are decoded and from which output, if a pass reads answers; else None.
         golden_digest: tree digest of the data that the golden request is taken from; None where it is made up.
         runtime: name of the runtime.
         toolchain: identity of the toolchain: its lock and the plugins' code.
@@ -88,7 +88,7 @@ def artifact_key(
         seed: of everything random in a pass.
     """
     return _key(
-        "artifact/4",
+        "artifact/5",
         {
             "sourceDigest": source_digest,
             "format": format,
@@ -96,7 +96,7 @@ def artifact_key(
             "inputs": sorted((i.model_dump(mode="json", by_alias=True) for i in inputs), key=lambda i: str(i["name"])),
             "passes": [p.model_dump(mode="json", by_alias=True) for p in passes],
             "calibration": {"digest": calibration_digest, "samples": calibration_samples},
-            "decoding": decoding,
+            "decoding": _decoding(decoding),
             "golden": golden_digest,
             "runtime": runtime,
             "seed": seed,
@@ -148,9 +148,9 @@ def measurement_key(
         threads: where they do not follow from `resources`.
         instances: model instances in the server.
     """
-    scoring = evaluation.model_dump(mode="json", by_alias=True, include={"samples", "metric", "decode", "output"}) if evaluation else None
+    scoring = {"samples": evaluation.samples, "metric": evaluation.metric.value, **(_decoding(evaluation) or {})} if evaluation else None
     return _key(
-        "measurement/2",
+        "measurement/3",
         {
             "method": names.METHOD_VERSION,
             "baseline": baseline.digest,
@@ -166,6 +166,14 @@ def measurement_key(
             "loads": [load.model_dump(mode="json", by_alias=True) for load in loads],
         },
     )
+
+
+def _decoding(evaluation: Evaluation | None) -> dict[str, object] | None:
+    """How answers come of outputs, defaults filled in."""
+    if evaluation is None:
+        return None
+    facts = evaluation.model_dump(mode="json", by_alias=True, include={"output", "threshold", "agreement_cosine"})
+    return facts | {"decode": evaluation.decoding and evaluation.decoding.value}
 
 
 def _key(kind: str, ingredients: dict[str, object]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from burnish.api.v1alpha1.optimized_model import Input
+from burnish.api.v1alpha1.optimized_model import Input, Metric
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline.datasets import Dataset, load_dataset, overlap
 from burnish.plugins.base import DataType, Signature, Tensor
@@ -45,7 +45,7 @@ def _refusal(path: Path, signature: Signature | None = None, *declared: Input, *
 
 
 def test_load_reads_arrays_and_labels(tmp_path: Path) -> None:
-    data = _load(_write(tmp_path, x=IMAGES, label=LABELS), need_label=True)
+    data = _load(_write(tmp_path, x=IMAGES, label=LABELS), metric=Metric.Accuracy)
     assert len(data) == 10 and data.notes == ()
     np.testing.assert_array_equal(data.arrays["x"], IMAGES)
     assert data.labels is not None
@@ -128,7 +128,7 @@ def test_load_refuses_missing_labels_only_where_they_are_needed(tmp_path: Path) 
     path = _write(tmp_path, x=IMAGES)
     assert _load(path).labels is None
     with pytest.raises(BurnishError) as caught:
-        _load(path, need_label=True)
+        _load(path, metric=Metric.Accuracy)
     assert caught.value.reason is Reason.LabelsMissing
     assert caught.value.field == FIELD and "'label'" in caught.value.message
 
@@ -178,7 +178,17 @@ def test_load_refuses_differing_sample_counts(tmp_path: Path) -> None:
 
 
 def test_load_refuses_labels_that_are_no_integers(tmp_path: Path) -> None:
-    assert "'label'" in _refusal(_write(tmp_path, x=IMAGES, label=LABELS / 2))
+    path = _write(tmp_path, x=IMAGES, label=LABELS / 2)
+    for metric in (Metric.Accuracy, Metric.F1):
+        assert "'label'" in _refusal(path, metric=metric)
+    assert _load(path, metric=Metric.Agreement).labels is None  # nobody asks for them
+
+
+def test_load_reads_labels_that_are_values_where_they_are_compared(tmp_path: Path) -> None:
+    labels = _load(_write(tmp_path, x=IMAGES, label=LABELS / 2), metric=Metric.MSE).labels
+    assert labels is not None
+    np.testing.assert_array_equal(labels, LABELS / 2)
+    assert "compares with numbers" in _refusal(_write(tmp_path, x=IMAGES, label=np.array(["a"] * 10)), metric=Metric.MAE)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

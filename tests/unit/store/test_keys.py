@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish.api.job_contract import ArtifactRef, PassEntryJson
-from burnish.api.v1alpha1.optimized_model import Evaluation, Input, Load, Resources
+from burnish.api.v1alpha1.optimized_model import Decode, Evaluation, Input, Load, Resources
 from burnish.plugins.base import DataType, HardwareClass, ServingImage, SourceOptions
 from burnish.store import keys
 
@@ -55,6 +55,14 @@ def test_canonical_json_refuses_what_is_not_json(value: object) -> None:
 
 # --- artifact key --------------------------------------------------------------------------------------------------------------------------
 
+EVALUATION = Evaluation.model_validate({"uri": "file:eval.npz", "metric": "Agreement", "samples": 900})
+DECODINGS = (
+    {"decode": Decode.CTC},
+    {"output": "logits"},
+    {"decode": Decode.Threshold},
+    {"decode": Decode.Threshold, "threshold": "0.3"},
+    {"decode": Decode.Cosine, "agreement_cosine": "0.9"},
+)
 IMAGE = ServingImage(name="cpu", triton="2.64.0", versions={"onnxruntime": "1.32.0"}, max_opset=24, max_ir_version=11, max_openvino_opset=16)
 ARTIFACT: dict[str, Any] = {
     "source_digest": DIGEST,
@@ -63,7 +71,7 @@ ARTIFACT: dict[str, Any] = {
     "passes": (PassEntryJson(name="Quantize", config={"precision": "INT8", "mode": "Auto"}),),
     "calibration_digest": DIGEST,
     "calibration_samples": 256,
-    "decoding": ("ArgMax", None),
+    "decoding": EVALUATION,
     "golden_digest": DIGEST,
     "runtime": "ONNXRuntime",
     "toolchain": "f00d",
@@ -84,7 +92,7 @@ ARTIFACT_CHANGES: dict[str, list[Any]] = {
     ],
     "calibration_digest": [None, OTHER],
     "calibration_samples": [None, 255],
-    "decoding": [None, ("CTC", None), ("ArgMax", "logits")],
+    "decoding": [None, *(EVALUATION.model_copy(update=update) for update in DECODINGS)],
     "golden_digest": [None, OTHER],
     "runtime": ["OpenVINO"],
     "toolchain": ["beef"],
@@ -122,7 +130,7 @@ def test_artifact_key_ignores_what_makes_no_bytes() -> None:
 
 def test_artifact_key_format_is_stable() -> None:
     # If this changes on purpose, raise the number in the key's name; every store then builds again.
-    assert keys.artifact_key(**ARTIFACT) == "65da2689969489d91c47c5e3c5abd1441bf2954e0f89c3c0e53df71aed1300a1"
+    assert keys.artifact_key(**ARTIFACT) == "a423bd08d20d96119cb81c52d36c7772c8c8247ceb242582e7dd1013b2765bde"
 
 
 @given(st.permutations(list(ARTIFACT)), st.text(max_size=20), st.text(max_size=20))
@@ -140,7 +148,6 @@ def artifact(digit: str) -> ArtifactRef:
     return ArtifactRef(digest="sha256:" + digit * 64, size_bytes=1, stored_bytes=1, content_digest=DIGEST)
 
 
-EVALUATION = Evaluation.model_validate({"uri": "file:eval.npz", "metric": "Agreement", "samples": 900})
 HARDWARE = HardwareClass(architecture="x86-64", vendor="GenuineIntel", isa=("AVX2", "AVX512-VNNI"))
 MEASUREMENT: dict[str, Any] = {
     "baseline": artifact("1"),
@@ -164,7 +171,8 @@ MEASUREMENT_CHANGES: dict[str, list[Any]] = {
     + [
         Evaluation.model_validate({"uri": "file:eval.npz", "metric": "Agreement", "samples": 900} | change)
         for change in ({"metric": "Accuracy"}, {"samples": None}, {"samples": 901}, {"decode": "CTC"}, {"output": "logits"})
-    ],
+    ]
+    + [EVALUATION.model_copy(update=update) for update in DECODINGS[2:]],
     "calibration_digest": [None, OTHER],
     "calibration_samples": [None, 128],
     "triton": ["cpu/2.65.0"],
@@ -200,7 +208,7 @@ def test_measurement_key_ignores_how_the_same_is_written() -> None:
 
 def test_measurement_key_format_is_stable() -> None:
     # If this changes on purpose, raise the number in the key's name, or METHOD_VERSION if the method changed; every store then measures again.
-    assert keys.measurement_key(**MEASUREMENT) == "d5a1190f3b9e72d9d256cb25d07ee6d4d956525ddabef664411fb6497315011f"
+    assert keys.measurement_key(**MEASUREMENT) == "eab2c5eaf2b46060980f4471a888195c614d59aac66b92ad77eb51e18160a81e"
 
 
 def test_measurement_key_tells_the_method(monkeypatch: pytest.MonkeyPatch) -> None:

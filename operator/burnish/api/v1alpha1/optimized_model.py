@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, field_validator, model_validator
+from pydantic.alias_generators import to_camel
 
 from burnish import names
 from burnish.api.base import ApiModel, FieldError
@@ -227,6 +228,25 @@ class Metric(StrEnum):
 
     Accuracy = "Accuracy"
     Agreement = "Agreement"
+    F1 = "F1"
+    MSE = "MSE"
+    MAE = "MAE"
+    CosineSimilarity = "CosineSimilarity"
+
+    @property
+    def is_error(self) -> bool:
+        """Less is better."""
+        return self in (Metric.MSE, Metric.MAE)
+
+    @property
+    def compares_values(self) -> bool:
+        """The output itself is compared with `label`, nothing is decoded."""
+        return self.is_error or self is Metric.CosineSimilarity
+
+    @property
+    def needs_labels(self) -> bool:
+        """Compares with `label`, not with the baseline."""
+        return self is not Metric.Agreement
 
 
 class Decode(StrEnum):
@@ -234,6 +254,8 @@ class Decode(StrEnum):
 
     ArgMax = "ArgMax"
     CTC = "CTC"
+    Threshold = "Threshold"
+    Cosine = "Cosine"
 
 
 Samples = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -252,21 +274,52 @@ class Evaluation(ApiModel):
 
     uri: Uri = Field(
         examples=["file:evaluation.npz"],
-        description="npz with one array per input, (samples, ...), named as the inputs, and `label` where the metric needs it.",
+        description="npz with one array per input, (samples, ...), named as the inputs, and `label` where the metric needs it (all but Agreement).",
     )
     digest: Digest | None = Field(default=None, description="Pin: sha256 of the file.")
     samples: Samples | None = Field(default=None, description="At most this many, from the start; default all.")
     metric: Metric = Field(
-        description="Accuracy: share of decoded answers equal to `label`. Agreement: share of decoded answers equal to the baseline's."
+        description="Accuracy: share of decoded answers equal to `label`. Agreement: share of decoded answers equal to the baseline's (with decode: Threshold "
+        "the mean overlap, IoU). F1: mean over the classes that stand in `label`. MSE, MAE: mean squared, or absolute, distance from `label`; less is better. "
+        "CosineSimilarity: mean cosine to `label`."
     )
-    decode: Decode = Field(default=Decode.ArgMax, description="ArgMax over the last axis, or CTC (best path, blank 0, the whole line is one answer).")
+    decode: Decode | None = Field(
+        default=None,
+        description="How an output becomes an answer. ArgMax over the last axis (the default). Agreement also: CTC (best path, blank 0, the whole line is one "
+        "answer), Threshold (the elements at or above threshold), Cosine (the whole output). MSE, MAE and CosineSimilarity decode nothing.",
+    )
     output: TensorName | None = Field(default=None, description="Which output is decoded; default the model's first.")
+    threshold: Decimal | None = Field(
+        default=None, examples=["0.3"], description="decode: Threshold. Elements of the output at or above it are found; default 0.5."
+    )
+    agreement_cosine: Decimal | None = Field(
+        default=None, examples=["0.995"], description="decode: Cosine. Outputs whose cosine is at or above it count as the same answer; default 0.99."
+    )
 
     @model_validator(mode="after")
-    def _accuracy_decodes_argmax(self) -> Evaluation:
-        if self.metric is Metric.Accuracy and self.decode is not Decode.ArgMax:
-            raise FieldError("decode", f"metric Accuracy needs decode: ArgMax; write that, or use metric: Agreement with {self.decode.value}")
+    def _decode_fits_metric(self) -> Evaluation:
+        fitting = decodes_of(self.metric)
+        if self.decode is not None and self.decode not in fitting:
+            wrong = "needs decode: ArgMax; write that" if fitting else "decodes nothing; remove it"
+            raise FieldError("decode", f"metric {self.metric.value} {wrong}, or use metric: Agreement with {self.decode.value}")
+        for name, owner in (("threshold", Decode.Threshold), ("agreement_cosine", Decode.Cosine)):
+            if getattr(self, name) is not None and self.decode is not owner:
+                raise FieldError(to_camel(name), f"belongs to decode: {owner.value}; write that, or remove it")
+        if self.agreement_cosine is not None and float(self.agreement_cosine) > 1:
+            raise FieldError("agreementCosine", f'no cosine reaches {self.agreement_cosine}; write a decimal between 0 and 1, such as "0.99"')
         return self
+
+    @property
+    def decoding(self) -> Decode | None:
+        """How outputs are decoded; None where they are not."""
+        return self.decode or next(iter(decodes_of(self.metric)), None)
+
+
+def decodes_of(metric: Metric) -> tuple[Decode, ...]:
+    """What can be decoded for a metric, its default first."""
+    if metric is Metric.Agreement:
+        return tuple(Decode)
+    return () if metric.compares_values else (Decode.ArgMax,)
 
 
 class Datasets(ApiModel):
@@ -581,6 +634,22 @@ class Spec(ApiModel):
         for position, target in enumerate(self.targets):
             if target.replicas is not None and target.name == self.primary.name:
                 raise FieldError(f"targets[{position}].replicas", "belongs to targets that are not the primary; write spec.serving.replicas instead")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_are_decoded(self) -> Spec:
+        evaluation = self.datasets.evaluation
+        if evaluation is None or evaluation.decoding is not None:
+            return self
+        for position, target in enumerate(self.targets):
+            for number, request in enumerate(self.passes_of(target)):
+                if registry.passes()[request.name].reads_answers(request.config):
+                    where = f"{'passes' if target.passes is None else f'targets[{position}].passes'}[{number}]"
+                    raise FieldError(
+                        where,
+                        f"asks how many answers change, and metric {evaluation.metric.value} decodes none; use metric: Agreement in datasets.evaluation "
+                        "(decode: Cosine for embeddings), or remove accuracyControl",
+                    )
         return self
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from burnish.api.base import ApiModel
-from burnish.api.scalars import Decimal, Digest, Quantity, Time
+from burnish.api.scalars import Decimal, Digest, Quantity, SignedDecimal, Time
 from burnish.errors import Reason
 
 Text = Annotated[str, Field(max_length=1024)]
@@ -122,7 +122,7 @@ class ArtifactStatus(ApiModel):
     stored_size: Quantity | None = Field(default=None, description="Bytes in the store, compressed.")
     served: Served = Field(description="Candidate or Baseline.")
     candidate: Text | None = Field(default=None, description="Which candidate it is.")
-    score: Decimal | None = Field(default=None, description="Its score on the evaluation data.")
+    score: SignedDecimal | None = Field(default=None, description="Its score on the evaluation data.")
     p99: Text | None = Field(default=None, description="Its latency at the client, first load point.")
     speedup: Text | None = Field(default=None, description="Baseline p50 / its p50, first load point; absent for the baseline.")
     shared_memory: Quantity | None = Field(default=None, description="Shared memory that one server of it needs for requests and answers.")
@@ -134,15 +134,15 @@ class BaselineStatus(ApiModel):
     digest: Digest = Field(description="Digest of its OCI manifest.")
     size: Quantity = Field(description="Bytes of the loadable files, uncompressed.")
     stored_size: Quantity | None = Field(default=None, description="Bytes in the store, compressed.")
-    score: Decimal | None = Field(default=None, description="Its score on the evaluation data.")
+    score: SignedDecimal | None = Field(default=None, description="Its score on the evaluation data.")
 
 
 class ScoreStatus(ApiModel):
     """The candidate's score against the baseline's, on the same samples."""
 
-    value: Decimal = Field(description="The candidate's score.")
-    drop: Annotated[str, Field(max_length=32)] = Field(description="Loss against the baseline (negative = better).")
-    high: Annotated[str, Field(max_length=32)] = Field(description="Upper end of the one-sided 95 % interval of the drop.")
+    value: SignedDecimal = Field(description="The candidate's score.")
+    drop: SignedDecimal = Field(description="Loss against the baseline in the metric's good direction (negative = better).")
+    high: SignedDecimal = Field(description="Upper end of the one-sided 95 % interval of the drop.")
     samples: Count = Field(description="Evaluation samples.")
     verdict: Verdict | None = Field(default=None, description="Against constraints.score; absent without a limit.")
 
@@ -204,7 +204,7 @@ class CandidateStatus(ApiModel):
     reason: Reason = Field(description="Why.")
     message: Text = Field(default="", description="The numbers behind the reason.")
     size: Quantity | None = Field(default=None, description="Bytes of the loadable files.")
-    score: Decimal | None = Field(default=None, description="Score.")
+    score: SignedDecimal | None = Field(default=None, description="Score.")
     worst_cosine: Decimal | None = Field(default=None, description="Worst sample of the worst float output against the baseline.")
     exact_match: Decimal | None = Field(default=None, description="Share of equal elements in the worst sample, of outputs that are not floats.")
     speedup: Decimal | None = Field(default=None, description="Baseline p50 / candidate p50.")

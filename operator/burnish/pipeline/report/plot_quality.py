@@ -37,10 +37,10 @@ def drops(data: ReportInput) -> str | None:
                 textcoords="offset points", va="top", color=figures.LIMIT, fontsize=7.5,
             )  # fmt: skip
         axes.axvline(0, color=figures.MUTED, linewidth=0.8)
-        reach = max(ends) - min(ends)
+        reach = max(ends) - min(ends) or 1.0
         axes.set(xlim=(min(ends) - 0.08 * reach, max(ends) + 0.5 * reach), ylim=(len(rows) - 0.5, -0.8))
         axes.set_yticks(range(len(rows)), [name for name, _ in rows], color=figures.INK)
-        axes.set_xlabel(f"drop of {wording.metric_name(data)} on {rows[0][1].samples} samples; each end holds with 95 %")
+        axes.set_xlabel(f"{wording.loss(rows[0][1])} of {wording.metric_name(data)} on {rows[0][1].samples} samples; each end holds with 95 %")
         axes.grid(visible=False, axis="y")
 
     label = "Drop of the score: " + "; ".join(f"{name} {wording.score_text(score)}" for name, score in rows)

@@ -62,9 +62,9 @@ def tiles(data: ReportInput) -> list[Tile]:
         drop = wording.drop_interval(score)
         found.append(
             Tile(
-                wording.metric_name(data).capitalize(),
+                wording.heading(wording.metric_name(data)),
                 numbers.text(score.candidate, drop, 2),
-                f"drop at most {numbers.text(drop.high, drop, 2)} (95 %)",
+                f"{wording.loss(score)} at most {numbers.text(drop.high, drop, 2)} (95 %)",
             )
         )
     return found
@@ -88,7 +88,7 @@ def rows(data: ReportInput) -> list[Row]:
         Row(f"Latency{at}", tuple(_latency(data, side) for side in sides)),
         Row(f"Throughput{at}", tuple(_throughput(data, side) for side in sides)),
         Row(f"Speedup{at}", tuple(_speedup(data, side) for side in sides)),
-        Row(wording.metric_name(data).capitalize(), tuple(_score(data, side) for side in sides)),
+        Row(wording.heading(wording.metric_name(data)), tuple(_score(data, side) for side in sides)),
         Row("Outputs against the baseline", tuple(_equivalence(data, side) for side in sides)),
     ]
     return [row for row in made if any(cell.text or cell.detail for cell in row.cells)]
@@ -202,7 +202,7 @@ def _score(data: ReportInput, side: str) -> Cell:
     drop = wording.drop_interval(score_summary)
     return Cell(
         numbers.text(score_summary.candidate, drop, 2),
-        f"drop {numbers.text(drop.estimate, drop, 2)}, at most {numbers.text(drop.high, drop, 2)} (95 %)",
+        f"{wording.loss(score_summary)} {numbers.text(drop.estimate, drop, 2)}, at most {numbers.text(drop.high, drop, 2)} (95 %)",
     )
 
 

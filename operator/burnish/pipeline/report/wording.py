@@ -97,10 +97,17 @@ def drop_interval(score: ScoreSummary) -> Estimate:
     return Estimate(estimate=score.drop, low=score.low, high=score.high)
 
 
+def loss(score: ScoreSummary) -> str:
+    """What getting worse is called: an error rises."""
+    return "rise" if score.metric and Metric(score.metric).is_error else "drop"
+
+
 def score_text(score: ScoreSummary) -> str:
     """`0.9800, drop 0.0011 (at most 0.0046)`."""
     drop = drop_interval(score)
-    return f"{numbers.text(score.candidate, drop, 2)}, drop {numbers.text(drop.estimate, drop, 2)} (at most {numbers.text(drop.high, drop, 2)})"
+    return (
+        f"{numbers.text(score.candidate, drop, 2)}, {loss(score)} {numbers.text(drop.estimate, drop, 2)} (at most {numbers.text(drop.high, drop, 2)})"
+    )
 
 
 def limit_label(name: str, constraints: Constraints) -> str:
@@ -122,9 +129,18 @@ def limit_label(name: str, constraints: Constraints) -> str:
 
 
 def metric_name(data: ReportInput) -> str:
-    """The metric in lower case; `score` where nothing was scored."""
+    """The metric as it stands within a sentence; `score` where nothing was scored."""
     found = next(iter(data.record.evaluated.values()), None)
-    return found.metric.lower() if found else "score"
+    return _METRICS.get(found.metric, found.metric) if found else "score"
+
+
+def heading(text: str) -> str:
+    """With a capital letter first."""
+    return text[:1].upper() + text[1:]
+
+
+_METRICS = {"Accuracy": "accuracy", "Agreement": "agreement", "CosineSimilarity": "cosine similarity"}
+"""Those that are words, not abbreviations."""
 
 
 def _score_phrase(data: ReportInput) -> str:
@@ -132,6 +148,6 @@ def _score_phrase(data: ReportInput) -> str:
     if score is None:
         return ""
     drop, metric = drop_interval(score), metric_name(data)
-    if metric == Metric.Agreement.lower():
+    if score.metric == Metric.Agreement:
         return f"agreement {numbers.text(score.candidate, drop, 2)} (loss ≤ {numbers.text(drop.high, drop, 2)})"
-    return f"{metric} {numbers.text(score.baseline, drop, 2)} → {numbers.text(score.candidate, drop, 2)} (drop ≤ {numbers.text(drop.high, drop, 2)})"
+    return f"{metric} {numbers.text(score.baseline, drop, 2)} → {numbers.text(score.candidate, drop, 2)} ({loss(score)} ≤ {numbers.text(drop.high, drop, 2)})"

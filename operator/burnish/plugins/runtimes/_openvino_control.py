@@ -9,7 +9,7 @@ What they are decides a quantization like any other, from the start, whose answe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from burnish.errors import BurnishError, Reason
@@ -97,22 +97,25 @@ class _Judge:
         self.expected = [self._ask(reference, feed) for feed in calibration]
 
     def same(self, compiled: Run) -> float:
-        """Share of the answers that are the uncompressed model's."""
+        """Share of the answers that are the uncompressed model's; the mean likeness where that is a matter of degree."""
         kept = [same for shares in self._kept(compiled) for same in shares]
         return sum(kept) / len(kept)
 
     def hardest(self, compiled: Run, count: int) -> list[base.Arrays]:
         """As many requests, those first whose answers change."""
-        changed = [all(shares) for shares in self._kept(compiled)]
+        changed = [min(shares) for shares in self._kept(compiled)]
         return [self.calibration[position] for position in sorted(range(len(changed)), key=lambda position: changed[position])[:count]]
 
-    def _kept(self, compiled: Run) -> list[list[bool]]:
-        """Of each request, of each of its samples: the answer is the uncompressed model's."""
+    def _kept(self, compiled: Run) -> list[list[float]]:
+        """Of each request, of each of its samples: how far the answer is the uncompressed model's."""
         given = [self._ask(compiled, feed) for feed in self.calibration]
-        return [[a is not None and a == b for a, b in zip(one, other, strict=True)] for one, other in zip(self.expected, given, strict=True)]
+        return [[self._alike(a, b) for a, b in zip(one, other, strict=True)] for one, other in zip(self.expected, given, strict=True)]
 
-    def _ask(self, compiled: Run, feed: base.Arrays) -> Sequence[Hashable]:
-        return self.answers({port.get_any_name(): array for port, array in compiled(dict(feed)).items()})
+    def _alike(self, expected: object, given: object) -> float:
+        return 0.0 if expected is None or given is None else self.answers.alike(expected, given)
+
+    def _ask(self, compiled: Run, feed: base.Arrays) -> Sequence[object]:
+        return self.answers.decode({port.get_any_name(): array for port, array in compiled(dict(feed)).items()})
 
 
 class _Switched:
