@@ -148,12 +148,43 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("spec.inputs", [{"name": f"i{n}"} for n in range(33)], "spec.inputs", "must have at most 32 items"),
     ("spec.datasets.calibration.samples", 0, "spec.datasets.calibration.samples", "greater than or equal to 1"),
     ("spec.datasets.evaluation.metric", "Accuracy", "spec.datasets.evaluation.decode", "or use metric: Agreement"),
-    ("spec.datasets.evaluation.metric", "F1", "spec.datasets.evaluation.metric", '"Accuracy", "Agreement"'),
+    ("spec.datasets.evaluation.metric", "BLEU", "spec.datasets.evaluation.metric", '"Accuracy", "Agreement"'),
+    ("spec.datasets.evaluation.metric", "F1", "spec.datasets.evaluation.decode", "or use metric: Agreement"),
+    ("spec.datasets.evaluation.metric", "MAE", "spec.datasets.evaluation.decode", "decode nothing; remove it"),
+    ("spec.datasets.evaluation.threshold", "0.3", "spec.datasets.evaluation.threshold", "belongs to decode: Threshold"),
+    ("spec.datasets.evaluation.agreementCosine", "0.3", "spec.datasets.evaluation.agreementCosine", "belongs to decode: Cosine"),
+    ("spec.datasets.evaluation.agreementCosine", "1.01", "spec.datasets.evaluation.agreementCosine", "no cosine exceeds 1"),
+    (
+        "spec.datasets.evaluation",
+        {"uri": "s3://b/e.npz", "metric": "MSE"},
+        "spec.targets",
+        "accuracyControl asks how many answers change, and metrics MSE, MAE and CosineSimilarity decode none",
+    ),
     ("spec.datasets.evaluation", GONE, "spec.constraints.score", "add evaluation data with a metric, or remove the limit"),
     ("spec.datasets.calibration", GONE, "spec.passes", "mode Static needs spec.datasets.calibration; add calibration data"),
     ("spec.passes.0.type", "Prune", "spec.passes[0].type", '"Quantize"'),
     ("spec.passes.0.quantize.precision", "FP16", "spec.passes[0].quantize.mode", "remove mode, or set precision: INT8"),
-    ("spec.passes.0.quantize.precision", "INT4", "spec.passes[0].quantize.precision", '"INT8", "FP16"'),
+    ("spec.passes.0.quantize.precision", "INT4", "spec.passes[0].quantize.mode", "remove mode, or set precision: INT8"),
+    ("spec.passes.0.quantize.precision", "INT2", "spec.passes[0].quantize.precision", '"INT8", "FP16"'),
+    ("spec.passes.0.quantize.blockSize", 32, "spec.passes[0].quantize.blockSize", "belongs to precision: INT4"),
+    (
+        "-spec.passes",
+        [{"type": "Quantize", "quantize": {"accuracyControl": {"maxDrop": "0.1"}}}],
+        "spec.passes",
+        "ONNXRuntime does not offer quantize accuracyControl",
+    ),
+    (
+        "spec.targets.1.passes",
+        [{"type": "Quantize", "quantize": {"calibrationMethod": "Entropy"}}],
+        "spec.targets[1].passes",
+        "OpenVINO does not offer calibrationMethod Entropy; remove it",
+    ),
+    (
+        "-spec.passes",
+        [{"type": "Quantize", "quantize": {"precision": "FP16", "calibrationMethod": "Entropy"}}],
+        "spec.passes[0].quantize.calibrationMethod",
+        "belongs to static INT8",
+    ),
     ("spec.passes.0.quantize.excludedNodes", ["head", "head"], "spec.passes[0].quantize.excludedNodes[1]", "Duplicate value"),
     ("spec.passes", [{"type": "Quantize"}] * 2, "spec.passes", "keep one entry (mode: Auto tries several ways)"),
     ("spec.targets.2.passes", [{"type": "Quantize"}] * 2, "spec.targets[2].passes", "keep one entry (mode: Auto tries several ways)"),
@@ -352,7 +383,7 @@ def test_what_the_models_refuse_is_refused_at_apply(api: ControlPlane, namespace
 
 def is_named(field: str, message: str) -> bool:
     """The field itself, or what holds it (a rule between entries names the list), or a part of it."""
-    above = [field, re.sub(r"(\.\w+|\[\d+\])$", "", field), re.sub(r"\[\d+\](\.\w+)?$", "", field)]
+    above = [field, re.sub(r"(\.\w+|\[\d+\])$", "", field), re.sub(r"\[\d+\](\.\w+)?$", "", field), re.sub(r"\[\d+\].*$", "", field)]
     return any(re.search(rf'(^|[\s\["]){re.escape(name)}([.\[][\w.\[\]]*)?(: |")', message) for name in above)
 
 

@@ -21,11 +21,14 @@ from burnish.serving import images
 
 FEEDS = [{"image": np.random.default_rng(i).standard_normal((1, 1, 8, 8)).astype(np.float32)} for i in range(16)]
 RUNTIME = registry.runtimes()["OpenVINO"]
-STATIC = {"transformer": False, "reduceRange": False, "keepEnds": False, "excluded": []}
+STATIC = {"transformer": False, "reduceRange": False, "keepEnds": False, "calibrationMethod": "MinMax", "excluded": []}
 STEPS = {
     "static": base.Step("static", STATIC),
     "static-ends": base.Step("static", {**STATIC, "keepEnds": True}),
     "static-but": base.Step("static", {**STATIC, "excluded": ["conv2"]}),
+    "static-percentile": base.Step("static", {**STATIC, "calibrationMethod": "Percentile"}),
+    "int4": base.Step("int4", {"blockSize": 32, "excluded": []}),
+    "int4-but": base.Step("int4", {"blockSize": 32, "excluded": ["fc"]}),
     "weights": base.Step("weights", {"excluded": []}),
     "weights-but": base.Step("weights", {"excluded": ["fc"]}),
     "fp16": base.Step("fp16", {"excluded": []}),
@@ -96,8 +99,8 @@ def main(folder: Path) -> dict[str, object]:
         "float": {name: float_ops(path) for name, path in paths.items()},
         "bytes": {name: path.with_suffix(".bin").stat().st_size for name, path in paths.items()},
         "full disk": written_to(folder / "full") if (folder / "full").is_mount() else None,
-        "controlled": controlled(folder, lambda outputs: [int(outputs["y"].argmax())]),
-        "uncontrollable": refusal(lambda: controlled(folder, lambda outputs: [object()], "0.5")),
+        "controlled": controlled(folder, base.Answers(lambda outputs: [int(outputs["y"].argmax())], lambda a, b: float(a == b))),
+        "uncontrollable": refusal(lambda: controlled(folder, base.Answers(lambda outputs: [object()], lambda a, b: float(a == b)), "0.5")),
         "differ": [name for name in STEPS if digest(paths[name]) != digest(again[name])],
         "cosine": {name: cosine(name, folder) for name in STEPS},
         "concat": refusal(lambda: RUNTIME.build(folder / "concat.onnx", folder / "a", image=images.LOCAL_CPU)),

@@ -166,7 +166,7 @@ def _closest(word: str, words: list[str]) -> str | None:
 
 def _wrong(location: tuple[str | int, ...], node: Schema, value: Any) -> str:
     name, in_list = _name(location), _in_list(location)
-    if "enum" in node and isinstance(value, str):
+    if "enum" in node and isinstance(value, str) and node.get("type") == "string":
         close = _closest(value, node["enum"])
         one_of = "write one of them" if len(node["enum"]) > 1 else _cure(name, node, in_list)
         return f"{quote(value)} is not one of {', '.join(node['enum'])}; {f'did you mean {close}?' if close else one_of}"
@@ -250,7 +250,7 @@ def _text_for_number(name: str, node: Schema, value: float, in_list: bool) -> st
 def _cure(name: str, node: Schema, in_list: bool = False, suggestion: str | None = None) -> str:
     """What to write into a field, from its schema."""
     if "enum" in node:
-        values = node["enum"]
+        values = [str(each) for each in node["enum"]]
         return f"write {_assign(name, values[0], in_list)}" if len(values) == 1 else f"write one of {', '.join(values)}"
     kind = node.get("type")
     if kind in {"object", "array"}:

@@ -48,6 +48,15 @@ _CALIBRATED = "(has(self.datasets) && has(self.datasets.calibration))"
 _STATIC = "exists(p, has(p.quantize) && has(p.quantize.mode) && p.quantize.mode == 'Static' && (!has(p.quantize.precision) || p.quantize.precision == 'INT8'))"
 _CONTROLLED = "exists(p, has(p.quantize) && has(p.quantize.accuracyControl))"
 _DECODED = "(!has(self.datasets) || !has(self.datasets.evaluation) || !(self.datasets.evaluation.metric in ['MSE', 'MAE', 'CosineSimilarity']))"
+_NOT_OFFERED = (
+    (
+        "OpenVINO",
+        "exists(p, has(p.quantize) && has(p.quantize.calibrationMethod) && p.quantize.calibrationMethod == 'Entropy')",
+        "calibrationMethod Entropy",
+    ),
+    ("ONNXRuntime", _CONTROLLED, "quantize accuracyControl"),
+)
+"""What a runtime does not have: its name, the CEL test of a list of passes, and how that is called."""
 _ONE_QUANTIZE = Rule(
     "!has(self.passes) || self.passes.filter(p, p.type == 'Quantize').size() <= 1",
     "holds a second Quantize, and a quantized graph is not quantized again; keep one entry (mode: Auto tries several ways)",
@@ -135,6 +144,14 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
             "accuracyControl asks how many answers change, and metrics MSE, MAE and CosineSimilarity decode none; use metric: Agreement, or remove it",
             ".targets",
         ),
+        *(
+            Rule(
+                f"!has(self.passes) || !self.passes.{test} || self.targets.all(t, has(t.passes) || t.runtime != '{runtime}')",
+                f"{runtime} does not offer {what}; remove it, or give such a target passes of its own (targets[].passes)",
+                ".passes",
+            )
+            for runtime, test, what in _NOT_OFFERED
+        ),
         _ONE_QUANTIZE,
     ),
     "Source": (
@@ -156,7 +173,17 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
             ".trusted",
         ),
     ),
-    "Target": (_ONE_QUANTIZE,),
+    "Target": (
+        _ONE_QUANTIZE,
+        *(
+            Rule(
+                f"self.runtime != '{runtime}' || !has(self.passes) || !self.passes.{test}",
+                f"{runtime} does not offer {what}; remove it",
+                ".passes",
+            )
+            for runtime, test, what in _NOT_OFFERED
+        ),
+    ),
     "Input": (
         Rule("!has(self.shape) || self.shape.all(n, n != 0)", "holds a 0; write the size, or -1 where it varies", ".shape"),
         Rule(
@@ -208,7 +235,7 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
     ),
     "QuantizeConfig": (
         Rule(
-            "!has(self.precision) || self.precision != 'FP16' || !has(self.mode) || self.mode == 'Auto'",
+            "!has(self.precision) || self.precision == 'INT8' || !has(self.mode) || self.mode == 'Auto'",
             "mode belongs to precision INT8; remove mode, or set precision: INT8",
             ".mode",
         ),
@@ -216,6 +243,17 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
             "!has(self.accuracyControl) || ((!has(self.precision) || self.precision == 'INT8') && (!has(self.mode) || self.mode != 'Dynamic'))",
             "accuracyControl belongs to static INT8; remove it, or set precision: INT8 and mode: Auto or Static",
             ".accuracyControl",
+        ),
+        Rule(
+            "!has(self.calibrationMethod) || self.calibrationMethod == 'MinMax' || "
+            "((!has(self.precision) || self.precision == 'INT8') && (!has(self.mode) || self.mode != 'Dynamic'))",
+            "calibrationMethod belongs to static INT8; remove it, or set precision: INT8 and mode: Auto or Static",
+            ".calibrationMethod",
+        ),
+        Rule(
+            "!has(self.blockSize) || (has(self.precision) && self.precision == 'INT4')",
+            "blockSize belongs to precision: INT4; remove it, or set precision: INT4",
+            ".blockSize",
         ),
     ),
     "AccuracyControl": (

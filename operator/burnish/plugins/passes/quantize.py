@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -16,6 +16,7 @@ class Precision(StrEnum):
 
     INT8 = "INT8"
     FP16 = "FP16"
+    INT4 = "INT4"
 
 
 class Mode(StrEnum):
@@ -24,6 +25,14 @@ class Mode(StrEnum):
     Auto = "Auto"
     Static = "Static"
     Dynamic = "Dynamic"
+
+
+class CalibrationMethod(StrEnum):
+    """How the range of an activation follows from the values that calibration saw."""
+
+    MinMax = "MinMax"
+    Percentile = "Percentile"
+    Entropy = "Entropy"
 
 
 class AccuracyControl(base.PluginModel):
@@ -41,12 +50,17 @@ class AccuracyControl(base.PluginModel):
         return value
 
 
+BlockSize = Literal[16, 32, 64, 128]
+BLOCK_SIZE: BlockSize = 32
+
+
 class QuantizeConfig(base.PassConfig):
     """Options of the Quantize pass."""
 
     precision: Precision = Field(
         default=Precision.INT8,
-        description="INT8 (integer arithmetic where the runtime has it) or FP16 (half-precision weights; arithmetic too where the runtime has it).",
+        description="INT8 (integer arithmetic where the runtime has it), FP16 (half-precision weights; arithmetic too where the runtime has it), or INT4 (weights "
+        "of matrix products and embeddings alone, in blocks: the smallest, on CPUs often slower).",
     )
     mode: Mode = Field(
         default=Mode.Auto,
@@ -62,19 +76,43 @@ class QuantizeConfig(base.PassConfig):
         "Answers are decoded as datasets.evaluation says, else by ArgMax over the first output.",
     )
 
+    calibration_method: CalibrationMethod = Field(
+        default=CalibrationMethod.MinMax,
+        description="INT8 with calibration data: how an activation's range follows from the values seen. MinMax takes them all; Percentile leaves out the "
+        "outermost; Entropy (ONNX Runtime) loses the least information.",
+    )
+    block_size: BlockSize | None = Field(default=None, description="INT4: weights that share a scale; default 32. Smaller is more exact and larger.")
+
     @field_validator("mode")
     @classmethod
     def _mode_belongs_to_int8(cls, value: Mode, info: ValidationInfo) -> Mode:
-        if info.data.get("precision") is Precision.FP16 and value is not Mode.Auto:
-            raise ValueError(f"{value} belongs to precision: INT8, but precision is FP16; remove mode, or set precision: INT8")
+        precision = info.data.get("precision")
+        if precision is not Precision.INT8 and value is not Mode.Auto:
+            raise ValueError(f"{value} belongs to precision: INT8, but precision is {precision}; remove mode, or set precision: INT8")
+        return value
+
+    @field_validator("calibration_method")
+    @classmethod
+    def _method_belongs_to_static(cls, value: CalibrationMethod, info: ValidationInfo) -> CalibrationMethod:
+        precision, mode = info.data.get("precision"), info.data.get("mode")
+        if value is not CalibrationMethod.MinMax and (precision is not Precision.INT8 or mode is Mode.Dynamic):
+            other = f"precision is {precision}" if precision is not Precision.INT8 else f"mode is {mode}"
+            raise ValueError(f"{value} belongs to static INT8, but {other}; remove it, or set precision: INT8 and mode: Auto or Static")
+        return value
+
+    @field_validator("block_size")
+    @classmethod
+    def _blocks_belong_to_int4(cls, value: BlockSize | None, info: ValidationInfo) -> BlockSize | None:
+        if value is not None and info.data.get("precision") is not Precision.INT4:
+            raise ValueError(f"belongs to precision: INT4, but precision is {info.data.get('precision')}; remove it, or set precision: INT4")
         return value
 
     @field_validator("accuracy_control")
     @classmethod
     def _control_belongs_to_static(cls, value: AccuracyControl | None, info: ValidationInfo) -> AccuracyControl | None:
         precision, mode = info.data.get("precision"), info.data.get("mode")
-        if value is not None and (precision is Precision.FP16 or mode is Mode.Dynamic):
-            other = f"precision is {precision}" if precision is Precision.FP16 else f"mode is {mode}"
+        if value is not None and (precision is not Precision.INT8 or mode is Mode.Dynamic):
+            other = f"precision is {precision}" if precision is not Precision.INT8 else f"mode is {mode}"
             raise ValueError(f"belongs to static INT8, but {other}; remove it, or set precision: INT8 and mode: Auto or Static")
         return value
 
@@ -94,7 +132,7 @@ class Quantize(base.Pass):
     config: ClassVar[type[base.PassConfig]] = QuantizeConfig
 
     def reads_calibration(self, config: base.PassConfig) -> bool:
-        """Dynamic INT8 and FP16 never look at data."""
+        """Dynamic INT8, FP16 and INT4 never look at data."""
         assert isinstance(config, QuantizeConfig)  # noqa: S101  # the registry pairs pass and config
         return config.precision is Precision.INT8 and config.mode is not Mode.Dynamic
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base
-from burnish.plugins.passes.quantize import Mode, Precision, Quantize, QuantizeConfig
+from burnish.plugins.passes.quantize import CalibrationMethod, Mode, Precision, Quantize, QuantizeConfig
 
 ENDS_WORTHWHILE = 3
 """Weighted nodes below which nothing would be left between the first and the last."""
@@ -35,7 +35,14 @@ def the_quantize(passes: Sequence[base.PassRequest], graph: base.GraphFacts, fou
     return config
 
 
-def objection(runtime: str, passes: Sequence[base.PassRequest], *, has_calibration: bool, controls_accuracy: bool = False) -> base.Objection | None:
+def objection(
+    runtime: str,
+    passes: Sequence[base.PassRequest],
+    *,
+    has_calibration: bool,
+    controls_accuracy: bool = False,
+    methods: Sequence[CalibrationMethod] = tuple(CalibrationMethod),
+) -> base.Objection | None:
     """What of a list of passes can't be met whatever the graph is; see `Runtime.objection`.
 
     Args:
@@ -43,6 +50,7 @@ def objection(runtime: str, passes: Sequence[base.PassRequest], *, has_calibrati
         passes: of the target.
         has_calibration: there is calibration data.
         controls_accuracy: the runtime has accuracyControl.
+        methods: of calibration, that it has.
     """
     for position, entry in enumerate(passes):
         if entry.name != Quantize.name or not isinstance(entry.config, QuantizeConfig):
@@ -53,6 +61,9 @@ def objection(runtime: str, passes: Sequence[base.PassRequest], *, has_calibrati
         if entry.config.precision is Precision.INT8 and entry.config.mode is Mode.Static and not has_calibration:
             why = "Static fixes activation scales from data and there is none; set spec.datasets.calibration, or use mode: Auto or Dynamic"
             return base.Objection(Reason.CalibrationMissing, why, position, "quantize.mode")
+        if entry.config.calibration_method not in methods:
+            why = f"{runtime} does not offer {entry.config.calibration_method}; use {' or '.join(methods)}, or give this target passes of its own (targets[].passes)"
+            return base.Objection(Reason.PassNotApplicable, why, position, "quantize.calibrationMethod")
         if entry.config.accuracy_control is not None and not controls_accuracy:
             why = f"{runtime} does not offer it; remove it, or give this target passes of its own (targets[].passes)"
             return base.Objection(Reason.PassNotApplicable, why, position, "quantize.accuracyControl")

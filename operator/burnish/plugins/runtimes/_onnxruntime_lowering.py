@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from burnish.plugins import base
-from burnish.plugins.passes.quantize import Mode, Precision, QuantizeConfig
+from burnish.plugins.passes.quantize import BLOCK_SIZE, Mode, Precision, QuantizeConfig
 from burnish.plugins.runtimes import _lowering as common
 
 STATIC_OPS = ("Conv", "Gemm", "MatMul")
@@ -24,6 +24,8 @@ def lower(passes: Sequence[base.PassRequest], graph: base.GraphFacts, hardware: 
     config = common.the_quantize(passes, graph, objection(passes, has_calibration=has_calibration))
     if config.precision is Precision.FP16:
         return base.Lowering((_fp16(config, graph),))
+    if config.precision is Precision.INT4:
+        return base.Lowering((_int4(config, graph),))
     if config.mode is Mode.Static:
         return base.Lowering((_explicit_static(config, graph, hardware),))
     if config.mode is Mode.Dynamic:
@@ -76,21 +78,35 @@ def _fp16(config: QuantizeConfig, graph: base.GraphFacts) -> base.Recipe:
     return base.Recipe("fp16", "FP16 weights and arithmetic, FP32 inputs and outputs", (step,))
 
 
+def _int4(config: QuantizeConfig, graph: base.GraphFacts) -> base.Recipe:
+    if not common.count(graph, DYNAMIC_OPS):
+        raise common.not_applicable("INT4", common.nothing_for(DYNAMIC_OPS))
+    size = config.block_size or BLOCK_SIZE
+    step = base.Step("int4", {"blockSize": size, "excluded": list(config.excluded_nodes)})
+    return base.Recipe(
+        "int4", f"INT4 weights of {', '.join(DYNAMIC_OPS)} in blocks of {size}, unpacked in each request: smaller, on CPUs mostly slower", (step,)
+    )
+
+
 def _static(config: QuantizeConfig, hardware: base.HardwareClass) -> base.Recipe:
-    step = base.Step("static", {**_int8_options(config, hardware), "keepEnds": False})
+    step = base.Step("static", {**_static_options(config, hardware), "keepEnds": False})
     return base.Recipe("static", f"static INT8 (QDQ, per channel) of {', '.join(STATIC_OPS)}{common.note(hardware)}", (step,))
 
 
 def _static_ends(config: QuantizeConfig, hardware: base.HardwareClass) -> base.Recipe:
     # The first and the last layer carry the input's and the answer's precision; leaving them in float is the usual cure for lost accuracy
     # (Krishnamoorthi 2018, arXiv:1806.08342; Wu et al. 2020, arXiv:2004.09602, section 5).
-    step = base.Step("static", {**_int8_options(config, hardware), "keepEnds": True})
+    step = base.Step("static", {**_static_options(config, hardware), "keepEnds": True})
     return base.Recipe("static-ends", f"static INT8, the first and the last weighted node in float{common.note(hardware)}", (step,))
 
 
 def _dynamic(config: QuantizeConfig, hardware: base.HardwareClass) -> base.Recipe:
     step = base.Step("dynamic", _int8_options(config, hardware))
     return base.Recipe("dynamic", f"dynamic INT8 (per channel) of {', '.join(DYNAMIC_OPS)}{common.note(hardware)}", (step,))
+
+
+def _static_options(config: QuantizeConfig, hardware: base.HardwareClass) -> dict[str, object]:
+    return {**_int8_options(config, hardware), "calibrationMethod": config.calibration_method.value}
 
 
 def _int8_options(config: QuantizeConfig, hardware: base.HardwareClass) -> dict[str, object]:

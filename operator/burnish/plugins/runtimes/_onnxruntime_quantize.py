@@ -80,6 +80,7 @@ def _static(step: base.Step, source: Path, target: Path, folder: Path, calibrati
     excluded = prepared.excluded | prepared.without_constant_weight()
     if step.options["keepEnds"]:
         excluded |= prepared.ends(excluded)
+    method = CalibrationMethod[str(step.options["calibrationMethod"])]
     quantize_static(
         str(prepared.path),
         str(target),
@@ -91,9 +92,33 @@ def _static(step: base.Step, source: Path, target: Path, folder: Path, calibrati
         activation_type=QuantType[str(step.options["activationType"])],
         weight_type=QuantType[str(step.options["weightType"])],
         nodes_to_exclude=sorted(excluded),
-        calibrate_method=CalibrationMethod.MinMax,
+        calibrate_method=method,
+        calibration_cache_path=None if method is CalibrationMethod.MinMax else str(_ranges(method, prepared.path, folder, calibration)),
     )
     _tidy(target)
+
+
+def _ranges(method: Any, model: Path, folder: Path, calibration: Sequence[base.Arrays]) -> Path:
+    """Ranges of activations from histograms, as the file that `quantize_static` takes. It would make them of so few bins that Entropy had no choice, and
+    keep all values of all requests for it.
+    """
+    from onnxruntime.quantization.calibrate import create_calibrator, save_tensors_data
+
+    options = {"num_bins": _BINS[method.name], "num_quantized_bins": _LEVELS, "percentile": _PERCENTILE}
+    calibrator = create_calibrator(model, [*STATIC_OPS, *_CHAIN_OPS], str(folder / "calibrate.onnx"), calibrate_method=method, extra_options=options)
+    for start in range(0, len(calibration), _AT_ONCE):
+        calibrator.collect_data(_reader(calibration[start : start + _AT_ONCE]))
+    found = folder / "ranges.json"
+    save_tensors_data(calibrator.compute_data(), found)
+    return found
+
+
+_BINS = {"Entropy": 512, "Percentile": 2048}
+_LEVELS = 128
+_PERCENTILE = 99.99
+"""As NNCF's: one value in ten thousand is left out at either end."""
+_AT_ONCE = 8
+"""Requests whose activations are in memory together."""
 
 
 def _dynamic(step: base.Step, source: Path, target: Path, folder: Path, calibration: Sequence[base.Arrays]) -> None:
@@ -114,7 +139,45 @@ def _dynamic(step: base.Step, source: Path, target: Path, folder: Path, calibrat
     _tidy(target)
 
 
-_APPLY: dict[str, Callable[[base.Step, Path, Path, Path, Sequence[base.Arrays]], None]] = {"fp16": _fp16, "static": _static, "dynamic": _dynamic}
+def _int4(step: base.Step, source: Path, target: Path, folder: Path, calibration: Sequence[base.Arrays]) -> None:
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+    from onnxruntime.quantization.onnx_model import ONNXModel
+
+    prepared = _Prepared(source, folder, _strings(step, "excluded"))
+    model = ONNXModel(onnx.load(prepared.path))
+    model.replace_gemm_with_matmul()  # only matrix products have a kernel for 4 bits
+    split = {f"{name}_MatMul" for name in prepared.excluded}
+    config = DefaultWeightOnlyQuantConfig(
+        block_size=int(str(step.options["blockSize"])), is_symmetric=True, accuracy_level=_INT8_PRODUCTS, op_types_to_quantize=("MatMul", "Gather")
+    )
+    quantizer = MatMulNBitsQuantizer(model.model, nodes_to_exclude=sorted(prepared.excluded | split), algo_config=config)
+    quantizer.process()
+    onnx.save(quantizer.model.model, target)
+    _tidy(target)
+    if not any(op in _FOUR_BIT_OPS for op in _operators(target)):
+        raise BurnishError(
+            Reason.CandidateNotBuildable, "INT4 found no weight that it can pack: only matrix products and embeddings with constant weights"
+        )
+
+
+_INT8_PRODUCTS = 4
+"""accuracy_level of MatMulNBits: activations are quantized to 8 bits per block in each request, the fastest of its kernels on CPUs."""
+_FOUR_BIT_OPS = ("MatMulNBits", "GatherBlockQuantized")
+
+
+def _operators(path: Path) -> set[str]:
+    import onnx
+
+    return {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
+
+
+_APPLY: dict[str, Callable[[base.Step, Path, Path, Path, Sequence[base.Arrays]], None]] = {
+    "fp16": _fp16,
+    "static": _static,
+    "dynamic": _dynamic,
+    "int4": _int4,
+}
 
 
 class _Prepared:

@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from burnish.plugins import base
-from burnish.plugins.passes.quantize import Mode, Precision, QuantizeConfig
+from burnish.plugins.passes.quantize import BLOCK_SIZE, CalibrationMethod, Mode, Precision, QuantizeConfig
 from burnish.plugins.runtimes import _lowering as common
 
 STATIC_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 WEIGHT_OPS = (*STATIC_OPS, "Gather")
+METHODS = (CalibrationMethod.MinMax, CalibrationMethod.Percentile)
+"""What NNCF has."""
+PRODUCT_OPS = ("Gemm", "MatMul", "Gather")
 
 
 def lower(passes: Sequence[base.PassRequest], graph: base.GraphFacts, hardware: base.HardwareClass, *, has_calibration: bool) -> base.Lowering:
@@ -24,6 +27,8 @@ def lower(passes: Sequence[base.PassRequest], graph: base.GraphFacts, hardware: 
     config = common.the_quantize(passes, graph, objection(passes, has_calibration=has_calibration))
     if config.precision is Precision.FP16:
         return base.Lowering((_fp16(config, graph),))
+    if config.precision is Precision.INT4:
+        return base.Lowering((_explicit(_int4(config), "INT4", graph, PRODUCT_OPS),))
     if config.mode is Mode.Static:
         static = _static_control if config.accuracy_control else _static
         return base.Lowering((_explicit(static(config, graph, hardware), "Static", graph, STATIC_OPS),))
@@ -34,7 +39,7 @@ def lower(passes: Sequence[base.PassRequest], graph: base.GraphFacts, hardware: 
 
 def objection(passes: Sequence[base.PassRequest], *, has_calibration: bool) -> base.Objection | None:
     """What of a list of passes can't be met whatever the graph is; see `Runtime.objection`."""
-    return common.objection("OpenVINO", passes, has_calibration=has_calibration, controls_accuracy=True)
+    return common.objection("OpenVINO", passes, has_calibration=has_calibration, controls_accuracy=True, methods=METHODS)
 
 
 def _auto(config: QuantizeConfig, graph: base.GraphFacts, hardware: base.HardwareClass, *, has_calibration: bool) -> base.Lowering:
@@ -74,20 +79,29 @@ def _weights(config: QuantizeConfig) -> base.Recipe:
     return base.Recipe("weights", "INT8 weights, activations in float or quantized per request", (_step("weights", config),))
 
 
+def _int4(config: QuantizeConfig) -> base.Recipe:
+    size = config.block_size or BLOCK_SIZE
+    return base.Recipe(
+        "int4",
+        f"INT4 weights of matrix products in blocks of {size}, INT8 of the last one, embeddings and convolutions",
+        (_step("int4", config, blockSize=size),),
+    )
+
+
 def _static(config: QuantizeConfig, graph: base.GraphFacts, hardware: base.HardwareClass) -> base.Recipe:
-    step = _step("static", config, **_static_options(graph, hardware), keepEnds=False)
+    step = _step("static", config, **_static_options(config, graph, hardware), keepEnds=False)
     return base.Recipe("static", f"static INT8{_scheme(graph)}{common.note(hardware)}", (step,))
 
 
 def _static_ends(config: QuantizeConfig, graph: base.GraphFacts, hardware: base.HardwareClass) -> base.Recipe:
-    step = _step("static", config, **_static_options(graph, hardware), keepEnds=True)
+    step = _step("static", config, **_static_options(config, graph, hardware), keepEnds=True)
     return base.Recipe("static-ends", f"static INT8{_scheme(graph)}, the first and the last weighted node in float{common.note(hardware)}", (step,))
 
 
 def _static_control(config: QuantizeConfig, graph: base.GraphFacts, hardware: base.HardwareClass) -> base.Recipe:
     assert config.accuracy_control is not None  # noqa: S101  # else this is not asked for
     limit = config.accuracy_control.max_drop
-    step = _step("static", config, **_static_options(graph, hardware), keepEnds=False, maxDrop=limit)
+    step = _step("static", config, **_static_options(config, graph, hardware), keepEnds=False, maxDrop=limit)
     return base.Recipe(
         "static-control", f"static INT8{_scheme(graph)}, in float what costs more than {limit} of the answers{common.note(hardware)}", (step,)
     )
@@ -97,8 +111,9 @@ def _step(kind: str, config: QuantizeConfig, **options: object) -> base.Step:
     return base.Step(kind, {**options, "excluded": list(config.excluded_nodes)})
 
 
-def _static_options(graph: base.GraphFacts, hardware: base.HardwareClass) -> dict[str, object]:
-    return {"transformer": _is_transformer(graph), "reduceRange": common.saturates(hardware)}
+def _static_options(config: QuantizeConfig, graph: base.GraphFacts, hardware: base.HardwareClass) -> dict[str, object]:
+    method = config.calibration_method.value
+    return {"transformer": _is_transformer(graph), "reduceRange": common.saturates(hardware), "calibrationMethod": method}
 
 
 def _is_transformer(graph: base.GraphFacts) -> bool:

@@ -35,9 +35,9 @@ def _texts(count: int) -> list[dict[str, np.ndarray]]:
     return [{"ids": generator.integers(0, 50, (1, 7))} for _ in range(count)]
 
 
-def _step(kind: str, *, ends: bool = False, excluded: tuple[str, ...] = (), reduce_range: bool = False) -> base.Step:
+def _step(kind: str, *, ends: bool = False, excluded: tuple[str, ...] = (), reduce_range: bool = False, method: str = "MinMax") -> base.Step:
     options: dict[str, object] = {"activationType": "QUInt8", "weightType": "QInt8", "reduceRange": reduce_range, "excluded": list(excluded)}
-    return base.Step(kind, options | {"keepEnds": ends})
+    return base.Step(kind, options | {"keepEnds": ends, "calibrationMethod": method, "blockSize": 16})
 
 
 def _quantized(path: Path, step: base.Step, calibration: list[dict[str, np.ndarray]]) -> onnx.ModelProto:
@@ -124,6 +124,36 @@ def test_fp16_halves_weights_and_keeps_inputs_and_outputs(make_cnn: Make, save: 
     assert _cosine(path.with_name("quantized.onnx"), path, _images(4)) > 0.99999
 
 
+@pytest.mark.parametrize("method", ["Percentile", "Entropy"])
+def test_calibration_method_leaves_outliers_out(method: str, make_cnn: Make, save: Save) -> None:
+    path, feeds = save(make_cnn()), _images(256)
+    feeds[3]["image"][0, 0, 2, 2] = 80.0  # one of 16,384 values
+
+    def scale_of_input(chosen: str) -> float:
+        model = _quantized(path, _step("static", method=chosen), feeds)
+        node = next(n for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] == "image")
+        return float(numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == node.input[1])))
+
+    assert scale_of_input(method) < 0.5 * scale_of_input("MinMax")
+
+
+def test_int4_packs_products_and_embeddings_and_no_convolution(make_cnn: Make, make_text: Make, save: Save) -> None:
+    path = save(make_cnn())
+    cnn = _quantized(path, _step("int4"), [])
+    assert [n.op_type for n in cnn.graph.node].count("Conv") == 2 and "MatMulNBits" in {n.op_type for n in cnn.graph.node}
+    assert _cosine(path.with_name("quantized.onnx"), path, _images(8)) > 0.98
+    path = save(make_text())
+    text = _quantized(path, _step("int4"), [])
+    assert {"MatMulNBits", "GatherBlockQuantized"} <= {n.op_type for n in text.graph.node}
+    assert _cosine(path.with_name("quantized.onnx"), path, _texts(8)) > 0.98
+
+
+def test_int4_leaves_what_is_excluded(make_text: Make, save: Save) -> None:
+    path = save(make_text())
+    excluded = next(n.name for n in onnx.load(path).graph.node if n.op_type == "Gather")
+    assert "GatherBlockQuantized" not in {n.op_type for n in _quantized(path, _step("int4", excluded=(excluded,)), []).graph.node}
+
+
 @pytest.mark.parametrize("kind", ["static", "dynamic"])
 def test_excluded_node_stays_in_float_although_fusion_renames_it(kind: str, save: Save) -> None:
     generator = np.random.default_rng(0)
@@ -195,12 +225,12 @@ from pathlib import Path
 import numpy as np
 from burnish.plugins import base, registry
 feeds = [dict(image=np.random.default_rng(i).standard_normal((1, 1, 8, 8)).astype(np.float32)) for i in range(4)]
-options = dict(activationType="QUInt8", weightType="QInt8", reduceRange=False, excluded=[], keepEnds=False)
+options = dict(activationType="QUInt8", weightType="QInt8", reduceRange=False, excluded=[], keepEnds=False, calibrationMethod="MinMax", blockSize=32)
 registry.runtimes()["ONNXRuntime"].apply(base.Step(sys.argv[1], options), Path(sys.argv[2]), Path(sys.argv[3]), calibration=feeds)
 """
 
 
-@pytest.mark.parametrize("kind", ["static", "dynamic", "fp16"])
+@pytest.mark.parametrize("kind", ["static", "dynamic", "fp16", "int4"])
 def test_apply_gives_equal_bytes_in_two_processes(kind: str, make_cnn: Make, save: Save, tmp_path: Path) -> None:
     path, digests = save(make_cnn()), set()
     for seed in ("1", "2"):
@@ -259,7 +289,10 @@ def test_parameters_write_thread_counts_out() -> None:
 # --- all of it ------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [QuantizeConfig(), QuantizeConfig(precision=Precision.FP16), QuantizeConfig(mode=Mode.Dynamic)])
+@pytest.mark.parametrize(
+    "config",
+    [QuantizeConfig(), QuantizeConfig(precision=Precision.FP16), QuantizeConfig(precision=Precision.INT4), QuantizeConfig(mode=Mode.Dynamic)],
+)
 def test_every_lowered_recipe_of_a_model_applies(
     config: QuantizeConfig, make_text: Make, save: Save, tmp_path: Path, image: base.ServingImage, vnni: base.HardwareClass
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base, registry
-from burnish.plugins.passes.quantize import Mode, Precision, QuantizeConfig
+from burnish.plugins.passes.quantize import CalibrationMethod, Mode, Precision, QuantizeConfig
 
 ORT = registry.runtimes()["ONNXRuntime"]
 
@@ -88,8 +88,9 @@ def test_static_builds_one_candidate_and_needs_data(vnni: base.HardwareClass) ->
         (QuantizeConfig(mode=Mode.Static), _graph(Gather=1)),
         (QuantizeConfig(mode=Mode.Dynamic), CONV_ONLY),
         (QuantizeConfig(precision=Precision.FP16), _graph(names=())),
+        (QuantizeConfig(precision=Precision.INT4), CONV_ONLY),
     ],
-    ids=["static", "dynamic", "fp16"],
+    ids=["static", "dynamic", "fp16", "int4"],
 )
 def test_explicit_request_that_finds_nothing_is_refused(config: QuantizeConfig, graph: base.GraphFacts, vnni: base.HardwareClass) -> None:
     with pytest.raises(BurnishError) as caught:
@@ -99,6 +100,18 @@ def test_explicit_request_that_finds_nothing_is_refused(config: QuantizeConfig, 
 
 def test_fp16_needs_no_data(vnni: base.HardwareClass) -> None:
     assert _names(_lower(CNN, vnni, QuantizeConfig(precision=Precision.FP16), has_calibration=False)) == ["fp16"]
+
+
+def test_int4_needs_no_data_and_tells_what_it_costs(vnni: base.HardwareClass) -> None:
+    [recipe] = _lower(CNN, vnni, QuantizeConfig(precision=Precision.INT4, block_size=64), has_calibration=False).recipes
+    assert recipe.name == "int4" and recipe.steps[0].options["blockSize"] == 64
+    assert "slower" in recipe.summary
+
+
+def test_calibration_method_reaches_every_static_candidate(vnni: base.HardwareClass) -> None:
+    lowering = _lower(CNN, vnni, QuantizeConfig(calibration_method=CalibrationMethod.Entropy))
+    methods = [step.options.get("calibrationMethod") for recipe in lowering.recipes for step in recipe.steps if step.kind == "static"]
+    assert methods == ["Entropy", "Entropy"]
 
 
 def test_excluded_nodes_must_exist_and_close_names_are_shown(vnni: base.HardwareClass) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base, registry
-from burnish.plugins.passes.quantize import AccuracyControl, Mode, Precision, QuantizeConfig
+from burnish.plugins.passes.quantize import AccuracyControl, CalibrationMethod, Mode, Precision, QuantizeConfig
 
 OPENVINO = registry.runtimes()["OpenVINO"]
 
@@ -88,6 +88,7 @@ def test_weights_get_seven_bits_only_where_sums_saturate(vnni: base.HardwareClas
         ({"mode": Mode.Static}, "static", "static"),
         ({"mode": Mode.Dynamic}, "weights", "weights"),
         ({"precision": Precision.FP16}, "fp16", "fp16"),
+        ({"precision": Precision.INT4}, "int4", "int4"),
     ],
 )
 def test_explicit_request_is_the_only_candidate_and_keeps_what_is_excluded(vnni, config, recipe, kind) -> None:
@@ -97,11 +98,18 @@ def test_explicit_request_is_the_only_candidate_and_keeps_what_is_excluded(vnni,
     assert (step.kind, step.options["excluded"]) == (kind, ["fc"])
 
 
-@pytest.mark.parametrize("config", [{"mode": Mode.Static}, {"mode": Mode.Dynamic}, {"precision": Precision.FP16}])
+@pytest.mark.parametrize("config", [{"mode": Mode.Static}, {"mode": Mode.Dynamic}, {"precision": Precision.FP16}, {"precision": Precision.INT4}])
 def test_explicit_request_that_finds_nothing_is_refused(vnni: base.HardwareClass, config: dict) -> None:
     with pytest.raises(BurnishError, match="finds nothing to do") as caught:
         _lower(NOTHING, vnni, QuantizeConfig(**config))
     assert caught.value.reason is Reason.PassNotApplicable
+
+
+def test_calibration_method_that_nncf_lacks_is_refused_by_name(vnni: base.HardwareClass) -> None:
+    with pytest.raises(BurnishError, match="OpenVINO does not offer Entropy; use MinMax or Percentile") as caught:
+        _lower(CNN, vnni, QuantizeConfig(calibration_method=CalibrationMethod.Entropy))
+    assert (caught.value.reason, caught.value.field) == (Reason.PassNotApplicable, "spec.passes[0].quantize.calibrationMethod")
+    assert set(_option(_lower(CNN, vnni, QuantizeConfig(calibration_method=CalibrationMethod.Percentile)), "calibrationMethod")) == {"Percentile"}
 
 
 def test_static_without_data_is_refused_with_the_cure(vnni: base.HardwareClass) -> None:
