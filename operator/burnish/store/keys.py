@@ -88,7 +88,7 @@ def artifact_key(
         seed: of everything random in a pass.
     """
     return _key(
-        "artifact/4",
+        "artifact/5",
         {
             "sourceDigest": source_digest,
             "format": format,
