@@ -126,15 +126,16 @@ def test_the_keras_example_is_served(project, examples):
     assert project.run(examples / "keras.yaml").steps == ["resolve"], "all is known"
 
 
-def test_another_signature_is_another_artifact(project, models, make_spec):
-    def run(signature: str) -> str:
-        source = {"uri": f"file:{models / 'several'}", "signature": signature}
-        ran = project.run(project.write(make_spec(source=source)))
-        assert ran.code == 0, ran.stderr
-        assert ran.status["source"]["format"] == "SavedModel"
-        return str(ran.target["artifact"]["digest"])
+def test_a_signature_of_a_saved_model_is_served_and_another_one_is_another_artifact(project, models, make_spec):
+    def manifest(signature: str) -> Path:
+        return project.write(make_spec(source={"uri": f"file:{models / 'several'}", "signature": signature}), signature)
 
-    assert run("double") != run("half")
+    ran = project.run(manifest("double"))
+    assert ran.code == 0, ran.stderr
+    assert ran.status["source"]["format"] == "SavedModel"
+    assert ran.target["artifact"]["served"] == "Baseline"
+    plans = {name: project.burnish("plan", manifest(name), "--store", project.store, "-o", "json") for name in ("double", "half")}
+    assert {name: plan.object["targets"][0]["plan"] for name, plan in plans.items()} == {"double": "Nothing", "half": "Build"}
 
 
 def test_a_saved_model_that_writes_is_refused_in_the_export_step(project, models, make_spec):
