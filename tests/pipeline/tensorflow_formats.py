@@ -36,6 +36,9 @@ GOOD = {
     "hdf5": Case("Keras", "net.h5"),
     "two inputs, two outputs by name": Case("Keras", "two.keras"),
     "recurrent": Case("Keras", "recurrent.keras"),
+    "constants and layers of training": Case("Keras", "normalized.keras"),
+    "constants, exported by keras": Case("SavedModel", "normalized"),
+    "input without effect": Case("SavedModel", "idle"),
     "exported by keras": Case("SavedModel", "exported"),
     "several inputs exported by keras": Case("SavedModel", "two"),
     "saved by tensorflow, only signature": Case("SavedModel", "only"),
@@ -132,6 +135,11 @@ def of_keras(directory: Path, canary: Path) -> None:
     shutil.copy(directory / "net.keras", directory / "net.model")
     two().save(directory / "two.keras")
     two().export(directory / "two", verbose=False)
+    pixels = keras.Input((8, 8, 3), name="image")
+    normal = keras.layers.Normalization(mean=[0.4, 0.5, 0.6], variance=[0.2, 0.3, 0.4])(pixels)
+    for name, body in {"normalized.keras": keras.layers.Dropout(0.5)(keras.layers.RandomFlip()(normal)), "normalized": normal}.items():
+        model = keras.Model(pixels, keras.layers.Dense(3, name="logits")(keras.layers.Flatten()(body)))
+        model.save(directory / name) if "." in name else model.export(directory / name, verbose=False)
     steps = keras.Input((7, 3), name="x")
     keras.Model(steps, keras.layers.Dense(2, name="logits")(keras.layers.LSTM(4)(steps))).save(directory / "recurrent.keras")
     for name, layer in {"lambda": keras.layers.Lambda(code), "custom": Frobnicate()}.items():
@@ -226,6 +234,8 @@ def of_tensorflow(directory: Path, canary: Path) -> None:
     save("several", double=lambda x: {"logits": 2 * product(x)}, half=lambda x: {"logits": product(x) / 2})
     save("none", product)
     save("unranked", spec=tf.TensorSpec(None, tf.float32, name="x"), serving_default=lambda x: {"logits": tf.matmul(tf.reshape(x, (-1, 8)), weight)})
+    idle = tf.function(lambda x, y: {"logits": product(x)}, input_signature=[row, tf.TensorSpec((None, 2), tf.float32, name="y")])
+    tf.saved_model.save(tf.Module(), str(directory / "idle"), signatures=idle.get_concrete_function())
     save("fixed", spec=tf.TensorSpec((BATCH, 8), tf.float32, name="x"), serving_default=answer)
     save("writer", serving_default=writes)
     save("initializer", writes, serving_default=answer)

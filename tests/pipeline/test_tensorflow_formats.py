@@ -85,7 +85,7 @@ def test_tensors_and_axes_have_readable_names_and_the_batch_varies(outcomes, cas
     found = outcomes[case]
     assert set(found["axes"]) <= {"batch", "ids_1"}
     assert all(shape[1] == -1 for shape in (*found["inputs"].values(), *found["outputs"].values()))
-    assert {*found["inputs"], *found["outputs"]} <= {"image", "features", "x", "ids", "logits", "output_0"}
+    assert {*found["inputs"], *found["outputs"]} <= {"image", "features", "x", "y", "ids", "logits", "output_0"}
     assert found["left"] == ["model.onnx"]
 
 

@@ -82,12 +82,24 @@ class NamedFunction:
         specs = [tf.TensorSpec(_sizes(i.tensor), _dtype(i.tensor.data_type), name=i.tensor.name) for i in self.inputs]
         function = tf.function(lambda *tensors: dict(self.call(tensors)), autograph=False)
         try:
+            captures = function.get_concrete_function(*specs).graph.captures
             model, _ = tf2onnx.convert.from_function(function, specs, opset=min(OPSET, image.max_opset))
         except Exception as error:  # of the tracing or the conversion, whatever it is
             raise _broken("TensorFlow does not bring the model to ONNX", error) from error
+        _inline_constants(model, {inner.name: outer.numpy() for outer, inner in captures if outer.dtype != tf.resource})
         raw = target.with_suffix(".tensorflow.onnx")
         onnx.save(model, raw)
         return _exported.finish(raw, self.inputs, target, image=image)
+
+
+def _inline_constants(model: Any, constants: base.Arrays) -> None:
+    """Make initializers of the constants that a function has captured (the mean of a Normalization, for one): tf2onnx takes them for inputs."""
+    from onnx import numpy_helper
+
+    inputs = [value for value in model.graph.input if value.name in constants]
+    model.graph.initializer.extend(numpy_helper.from_array(constants[value.name], value.name) for value in inputs)
+    for value in inputs:
+        model.graph.input.remove(value)
 
 
 def declare(specs: Mapping[str, Any], declared: tuple[base.DeclaredInput, ...]) -> tuple[_exported.Input, ...]:
