@@ -145,6 +145,7 @@ lock: $(UV) ## Compile the hashed locks again (UPGRADE=--upgrade: to the newest 
 	$(COMPILE) pyproject.toml --extra controller --extra s3 -c requirements/dev.txt -o requirements/burnish.txt
 	$(COMPILE) pyproject.toml --extra onnx --extra openvino --excludes $(LOCKS)/onnx-excludes.txt -c requirements/dev.txt -o $(LOCKS)/onnx.txt
 	$(COMPILE) pyproject.toml --extra torch -c requirements/dev.txt --excludes $(LOCKS)/torch-excludes.txt -o $(LOCKS)/torch.txt
+	$(COMPILE) pyproject.toml --extra tensorflow -c requirements/dev.txt --excludes $(LOCKS)/tensorflow-excludes.txt -o $(LOCKS)/tensorflow.txt
 	$(COMPILE) $(LOCKS)/triton.in --excludes $(LOCKS)/triton-excludes.txt -o $(LOCKS)/triton.txt
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) requirements/build.in -o requirements/build.txt

@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 CLUSTER = ROOT / "e2e/cluster/cluster"
 START = time.monotonic()
+EXPORTERS = {"pytorch": "optimizer-torch", "keras": "optimizer-tensorflow"}
+"""Example -> the image in which its source is exported, where that is not the usual one."""
 
 
 class Installation:
@@ -50,7 +52,7 @@ class Installation:
         """
         run(CLUSTER, "up", "--number", self.number, *flags, prefix="cluster: ")
         say("cluster is up")
-        self.images("optimizer-torch" if "pytorch" in models else "")
+        self.images(*(EXPORTERS[name] for name in models if name in EXPORTERS))
         self.credentials = dataclasses.replace(self.credentials, endpoint=output(CLUSTER, "s3", "--number", self.number))
         files = self.files()
         for bucket in ("models", "burnish"):
@@ -64,13 +66,12 @@ class Installation:
         run(CLUSTER, "down", "--number", self.number)
         say("the cluster and all that ran in it are gone")
 
-    def images(self, also: str = "") -> None:
-        """Build what has changed, and bring it to the node: the usual images, and one that is only built when it is named."""
-        run(ROOT / "images/build", prefix="images: ")
-        listed = output(ROOT / "images/build", "--list").splitlines()
-        if also:
-            run(ROOT / "images/build", also, prefix="images: ")
-            listed += output(ROOT / "images/build", "--list", also).splitlines()
+    def images(self, *also: str) -> None:
+        """Build what has changed, and bring it to the node: the usual images, and those that are only built when they are named."""
+        listed = []
+        for names in ((), *((name,) for name in also)):
+            run(ROOT / "images/build", *names, prefix="images: ")
+            listed += output(ROOT / "images/build", "--list", *names).splitlines()
         archives = []
         for line in listed:
             name, reference, archive = line.split()
@@ -102,8 +103,7 @@ class Installation:
         endpoint = urlsplit(self.credentials.endpoint)
         chosen = {
             "images.burnish": self.references["burnish"],
-            "images.optimizers.onnx": self.references["optimizer-onnx"],
-            **({"images.optimizers.torch": self.references["optimizer-torch"]} if "optimizer-torch" in self.references else {}),
+            **{n.replace("optimizer-", "images.optimizers."): found for n, found in self.references.items() if n.startswith("optimizer-")},
             "images.triton": self.references["triton"],
             "store.uri": self.store,
             "store.egressPorts": f"{{{endpoint.port or (80 if endpoint.scheme == 'http' else 443)}}}",

@@ -125,6 +125,7 @@ BAD: list[tuple[str, Any, str, str]] = [
         "is not a keyword",
     ),
     ("spec.source.task", "FillMask", "spec.source.task", "belongs to format HuggingFace"),
+    ("spec.source.signature", "serve", "spec.source.signature", "belongs to format SavedModel; remove it or change format"),
     ("spec.source.trusted", True, "spec.source.trusted", "belongs to format ExportedProgram or TorchScript"),
     (
         "-spec.source",

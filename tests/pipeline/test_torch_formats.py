@@ -5,27 +5,19 @@ torch_formats.py does the work in the toolchain's environment, once; here its ou
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import socket
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.pipeline.format_outcomes import case_names, run_script
 from tests.pipeline.torch_archives import infected
 
-from burnish.toolchains import environments
-
 SCRIPT = Path(__file__).with_name("torch_formats.py")
-CASES = {
-    target.id: [key.value for key in node.value.keys if isinstance(key, ast.Constant)]
-    for node in ast.parse(SCRIPT.read_text()).body
-    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict) and isinstance(target := node.targets[0], ast.Name)
-}
-"""Their names, read from the script: it can't be imported here, where there is no torch."""
+CASES = case_names(SCRIPT)
 
 REFUSED = {
     "pickle with code": ("UnsafeSource", "it names exec"),
@@ -59,19 +51,10 @@ REFUSED = {
 }
 
 
-def _python() -> Path:
-    found = environments.find("torch")
-    assert found is not None  # the fixture `toolchains` made it
-    return found.python
-
-
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the script left its models, and `outcome.json`."""
-    directory = tmp_path_factory.mktemp("torch")
-    done = subprocess.run([_python(), SCRIPT, directory], capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return directory
+    return run_script("torch", SCRIPT, tmp_path_factory.mktemp("torch"))
 
 
 @pytest.fixture(scope="session")

@@ -192,6 +192,7 @@ class SourceOptions(PluginModel):
     architecture: str | None = None
     architecture_args: dict[str, Scalar] = Field(default_factory=dict)
     task: Task | None = None
+    signature: str | None = None
     trusted: bool = False
 
 

@@ -77,6 +77,12 @@ TOOLCHAINS: Mapping[str, Toolchain] = MappingProxyType(
                 has_burnish=True,
             ),
             Toolchain(
+                name="tensorflow",
+                purpose="exports what Keras and TensorFlow make",
+                lock=_LOCKS / "tensorflow.txt",
+                has_burnish=True,
+            ),
+            Toolchain(
                 name="triton",
                 purpose="serves: tritonserver and what its backends load",
                 lock=_LOCKS / "triton.txt",

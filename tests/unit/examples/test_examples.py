@@ -34,7 +34,7 @@ def load_script(name: str) -> ModuleType:
 
 def test_examples_are_those_of_the_readme() -> None:
     linked = set(re.findall(r"\]\(([a-z]+\.yaml)\)", (EXAMPLES / "README.md").read_text()))
-    assert linked == {path.name for path in MANIFESTS} == {"digits.yaml", "magika.yaml", "ocr.yaml", "pytorch.yaml", "runtimes.yaml"}
+    assert linked == {path.name for path in MANIFESTS} == {"digits.yaml", "keras.yaml", "magika.yaml", "ocr.yaml", "pytorch.yaml", "runtimes.yaml"}
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)

@@ -101,6 +101,7 @@ ARTIFACT_CHANGES: dict[str, list[Any]] = {
         SourceOptions(architecture="torchvision.models.resnet18"),
         SourceOptions(architecture="torchvision.models.resnet18", architecture_args={"num_classes": 10}),
         SourceOptions(task="FillMask"),
+        SourceOptions(signature="serve"),
     ],
     "image": [
         None,

@@ -107,7 +107,7 @@ class Source(ApiModel):
     """Where the trained model is."""
 
     uri: Uri = Field(
-        description="https:, s3: or pvc:, and where there is no cluster file: (relative to the manifest). A file; or a directory (HuggingFace; ONNX with "
+        description="https:, s3: or pvc:, and where there is no cluster file: (relative to the manifest). A file; or a directory (HuggingFace; SavedModel; ONNX with "
         "external data): file: and pvc: of a folder, s3: with a / at the end."
     )
     format: FormatName | None = Field(default=None, description="Only needed where it can't be detected from the content; a mismatch is an error.")
@@ -121,6 +121,11 @@ class Source(ApiModel):
     )
     task: plugins.Task | None = Field(
         default=None, description="HuggingFace: which head the model is loaded with; default the one that config.json, or modules.json, names."
+    )
+    signature: Annotated[str, Field(min_length=1, pattern=LINE_PATTERN, max_length=256)] | None = Field(
+        default=None,
+        examples=["serving_default"],
+        description="SavedModel: which signature is served; default the only one, or serving_default.",
     )
     trusted: bool = Field(
         default=False,
@@ -158,6 +163,7 @@ class Source(ApiModel):
             "architecture": self.architecture,
             "architecture_args": {entry.name: entry.scalar for entry in self.architecture_args},
             "task": self.task,
+            "signature": self.signature,
             "trusted": self.trusted,
         }
         return plugins.SourceOptions(**{name: value for name, value in given.items() if value})

@@ -8,14 +8,14 @@ from typing import Any
 
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base
-from burnish.plugins.formats import _torch_module
+from burnish.plugins.formats import _exported
 
 _SEQUENCE = 8
 """Tokens of the request with which a model is traced."""
 _TEXT = ("input_ids", "attention_mask", "token_type_ids")
 
 
-def of_model(model: Any, tokenizer_inputs: Sequence[str] | None, image_size: tuple[int, int] | None = None) -> tuple[_torch_module.Input, ...]:
+def of_model(model: Any, tokenizer_inputs: Sequence[str] | None, image_size: tuple[int, int] | None = None) -> tuple[_exported.Input, ...]:
     """The inputs, in the order of the model's own code.
 
     Args:
@@ -45,7 +45,7 @@ def of_model(model: Any, tokenizer_inputs: Sequence[str] | None, image_size: tup
     }
     lowest = {"attention_mask": 1}  # a request that is made up has no padding
     return tuple(
-        _torch_module.Input(
+        _exported.Input(
             base.Tensor(name=name, data_type=base.DataType.INT64, shape=(-1, -1), range=(lowest.get(name, 0), highest[name])),
             sizes={1: _SEQUENCE},
             axes={0: "batch", 1: "sequence"},
@@ -55,8 +55,8 @@ def of_model(model: Any, tokenizer_inputs: Sequence[str] | None, image_size: tup
     )
 
 
-def _image(config: Any, image_size: tuple[int, int] | None) -> _torch_module.Input:
+def _image(config: Any, image_size: tuple[int, int] | None) -> _exported.Input:
     size = getattr(config, "image_size", None) or image_size
     height, width = (size, size) if isinstance(size, int) else size or (-1, -1)
     tensor = base.Tensor(name="pixel_values", data_type=base.DataType.FP32, shape=(-1, getattr(config, "num_channels", 3), height, width))
-    return _torch_module.Input(tensor, sizes={2: 224, 3: 224})
+    return _exported.Input(tensor, sizes={2: 224, 3: 224})

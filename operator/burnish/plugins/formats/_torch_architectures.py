@@ -8,7 +8,7 @@ from typing import Any
 
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base
-from burnish.plugins.formats import _huggingface_inputs, _torch_module
+from burnish.plugins.formats import _exported, _huggingface_inputs
 
 FIELD = "spec.source.architecture"
 PREFIXES = ("torchvision.models.", "timm.", "transformers.")
@@ -62,7 +62,7 @@ def build(options: base.SourceOptions) -> Any:
         ) from error
 
 
-def inputs_of(module: Any, options: base.SourceOptions, declared: tuple[base.DeclaredInput, ...]) -> tuple[_torch_module.Input, ...]:
+def inputs_of(module: Any, options: base.SourceOptions, declared: tuple[base.DeclaredInput, ...]) -> tuple[_exported.Input, ...]:
     """The module's inputs: its library's own words, what the manifest declares, or both.
 
     Raises:
@@ -70,46 +70,13 @@ def inputs_of(module: Any, options: base.SourceOptions, declared: tuple[base.Dec
     """
     architecture = options.architecture or ""
     if architecture.startswith("transformers."):
-        return declare(_huggingface_inputs.of_model(module, None), declared)
+        return _exported.declare(_huggingface_inputs.of_model(module, None), declared)
     if architecture.startswith("timm.") and not any(entry.shape for entry in declared):
         channels, *size = module.pretrained_cfg["input_size"]
         shape = (-1, int(options.architecture_args.get("in_chans", channels)), *size)
         told = base.Tensor(name="image", data_type=base.DataType.FP32, shape=shape)
-        return declare((_torch_module.Input(told),), declared)
-    return undeclared(declared, architecture)
-
-
-def undeclared(declared: tuple[base.DeclaredInput, ...], what: str) -> tuple[_torch_module.Input, ...]:
-    """The inputs of a module that doesn't tell them: those of the manifest, in its order.
-
-    Raises:
-        BurnishError: InputsNotGeneratable.
-    """
-    if not declared or any(entry.shape is None for entry in declared):
-        text = f"{what} does not tell its inputs; declare each with its shape, such as spec.inputs: [{{name: image, shape: [-1, 3, 224, 224]}}]"
-        raise BurnishError(Reason.InputsNotGeneratable, text, field="spec.inputs")
-    return tuple(
-        _torch_module.Input(base.Tensor(name=e.name, data_type=e.data_type or base.DataType.FP32, shape=e.shape or ()), e.sizes) for e in declared
-    )
-
-
-def declare(told: tuple[_torch_module.Input, ...], declared: tuple[base.DeclaredInput, ...]) -> tuple[_torch_module.Input, ...]:
-    """Inputs that the library tells, with names, sizes and fixed axes as the manifest has them.
-
-    An only input takes the manifest's name; what contradicts the library is refused later, when the exported model is compared with the manifest.
-    """
-    by_name = {entry.name: entry for entry in declared}
-    if len(told) == len(declared) == 1 and told[0].tensor.data_type.is_float:
-        by_name = {told[0].tensor.name: declared[0]}
-    found = []
-    for each in told:
-        entry = by_name.get(each.tensor.name)
-        if entry is not None:
-            shape = each.tensor.shape if entry.shape is None else entry.shape
-            tensor = each.tensor.model_copy(update={"name": entry.name, "shape": shape})
-            each = _torch_module.Input(tensor, {**each.sizes, **entry.sizes}, each.axes)
-        found.append(each)
-    return tuple(found)
+        return _exported.declare((_exported.Input(told),), declared)
+    return _exported.undeclared(declared, architecture)
 
 
 def _torchvision(architecture: str, name: str, args: dict[str, base.Scalar]) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base
-from burnish.plugins.formats import onnx as onnx_format
+from burnish.plugins.formats import _exported
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,32 +25,18 @@ EXAMPLE_BATCH = 2
 """torch.export takes a size of 1 for a constant."""
 _EXTERNAL_BYTES = 1_900_000_000
 """Above it weights go beside the protobuf, which holds 2 GiB."""
-_SYMBOL = re.compile(r"\b[su]\d+\b")
 _OPERATOR = re.compile(r"OpOverload\(op='([\w.:]+)'")
 _LISTED = 5
 
 
-@dataclasses.dataclass(frozen=True)
-class Input:
-    """One input of a module: what it is in the served model, and how large it is while the module is traced."""
+def example(entry: _exported.Input) -> Any:
+    """A tensor of zeros, or of the smallest allowed integers."""
+    import torch
 
-    tensor: base.Tensor
-    sizes: Mapping[int, int] = dataclasses.field(default_factory=dict)
-    """Varying axis -> size of the example; others have EXAMPLE_BATCH."""
-    axes: Mapping[int, str] = dataclasses.field(default_factory=dict)
-    """Varying axis -> its name in the ONNX file."""
-
-    def example(self) -> Any:
-        """A tensor of zeros, or of the smallest allowed integers."""
-        import torch
-
-        shape = [self.sizes.get(axis, EXAMPLE_BATCH) if size == -1 else size for axis, size in enumerate(self.tensor.shape)]
-        low = self.tensor.range[0] if self.tensor.range else 0
-        return torch.full(shape, low, dtype=getattr(torch, self.tensor.data_type.numpy_name))
-
-    def axis_name(self, axis: int) -> str:
-        """`batch` for axis 0 where nobody named it."""
-        return self.axes.get(axis, "batch" if axis == 0 else f"{self.tensor.name}_{axis}")
+    tensor = entry.tensor
+    shape = [entry.sizes.get(axis, EXAMPLE_BATCH) if size == -1 else size for axis, size in enumerate(tensor.shape)]
+    low = tensor.range[0] if tensor.range else 0
+    return torch.full(shape, low, dtype=getattr(torch, tensor.data_type.numpy_name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +44,7 @@ class NamedModule:
     """A module in evaluation mode and its inputs."""
 
     module: Any
-    inputs: tuple[Input, ...]
+    inputs: tuple[_exported.Input, ...]
     by_keyword: bool = False
     """Inputs are passed by name, not in order."""
 
@@ -88,7 +74,7 @@ class NamedModule:
         """
         import torch
 
-        examples = tuple(i.example() for i in self.inputs)
+        examples = tuple(example(i) for i in self.inputs)
         try:
             with torch.inference_mode():
                 outputs = self._outputs(list(examples))
@@ -197,7 +183,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__
 
 
-def save(program: Any, inputs: Sequence[Input], target: Path, *, image: base.ServingImage) -> tuple[base.Signature, base.GraphFacts]:
+def save(program: Any, inputs: Sequence[_exported.Input], target: Path, *, image: base.ServingImage) -> tuple[base.Signature, base.GraphFacts]:
     """Write an exported program to `target`, with readable names of sizes and without the paths of this machine.
 
     Raises:
@@ -209,57 +195,10 @@ def save(program: Any, inputs: Sequence[Input], target: Path, *, image: base.Ser
     raw = target.with_suffix(".torch.onnx")
     size = sum(value.const_value.nbytes for value in program.model.graph.initializers.values() if value.const_value is not None)
     program.save(raw, external_data=size > _EXTERNAL_BYTES)
-    return finish(raw, inputs, target, image=image)
+    return _exported.finish(raw, inputs, target, image=image)
 
 
-def finish(raw: Path, inputs: Sequence[Input], target: Path, *, image: base.ServingImage) -> tuple[base.Signature, base.GraphFacts]:
-    """From what an exporter wrote to `raw` to the pipeline's `target`; `raw` goes.
-
-    Raises:
-        BurnishError: InvalidModel where an axis became a constant; as the ONNX format's `export`.
-    """
-    import onnx
-
-    model = onnx.load(raw, load_external_data=False)
-    name_axes(model, inputs)
-    onnx.save(model, raw)
-    signature, facts = onnx_format.Onnx().export(base.SourceModel(raw), target, image=image)
-    for path in raw.parent.glob(f"{raw.name}*"):
-        path.unlink()
-    _check_axes(signature, inputs)
-    known = {i.tensor.name: i.tensor.range for i in inputs}
-    told = (tensor.model_copy(update={"range": known.get(tensor.name)}) for tensor in signature.inputs)
-    return base.Signature(inputs=tuple(told), outputs=signature.outputs), facts
-
-
-def name_axes(model: Any, inputs: Sequence[Input]) -> None:
-    """Replace symbols such as `s77` by names, everywhere in the graph."""
-    known = {i.tensor.name: i for i in inputs}
-    names: dict[str, str] = {}
-    for value in model.graph.input:
-        entry = known.get(value.name) or Input(base.Tensor(name=value.name, data_type=base.DataType.FP32, shape=()))
-        for axis, size in enumerate(value.type.tensor_type.shape.dim):
-            if _SYMBOL.fullmatch(size.dim_param):
-                names.setdefault(size.dim_param, entry.axis_name(axis))
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        for size in value.type.tensor_type.shape.dim:
-            if size.dim_param:
-                size.dim_param = _SYMBOL.sub(lambda found: names.get(found[0], found[0]), size.dim_param)
-
-
-def _check_axes(signature: base.Signature, inputs: Sequence[Input]) -> None:
-    wanted = {i.tensor.name: i.tensor.shape for i in inputs}
-    for tensor in signature.inputs:
-        for axis, (ours, found) in enumerate(zip(wanted.get(tensor.name, ()), tensor.shape, strict=False)):
-            if ours == -1 and found != -1:
-                raise BurnishError(
-                    Reason.InvalidModel,
-                    f"axis {axis} of input {tensor.name!r} shall vary, but the model's code fixes it to one size; declare that size in spec.inputs",
-                    field="spec.inputs",
-                )
-
-
-def _shapes(inputs: Sequence[Input], examples: Sequence[Any]) -> str:
+def _shapes(inputs: Sequence[_exported.Input], examples: Sequence[Any]) -> str:
     return ", ".join(f"{i.tensor.name} {list(e.shape)}" for i, e in zip(inputs, examples, strict=True))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from burnish.plugins import base
-from burnish.plugins.formats import _torch_module, _torch_trust
+from burnish.plugins.formats import _exported, _torch_module, _torch_trust
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +55,7 @@ def _load(source: base.SourceModel) -> Any:
     return _torch_trust.load(source, ExportedProgram.name, torch.export.load, "export it again with that release")
 
 
-def _inputs(program: Any, declared: tuple[base.DeclaredInput, ...]) -> tuple[_torch_module.Input, ...]:
+def _inputs(program: Any, declared: tuple[base.DeclaredInput, ...]) -> tuple[_exported.Input, ...]:
     """The program's inputs with their own names; an only input may be renamed by the manifest."""
     wanted = set(program.graph_signature.user_inputs)
     found = []
@@ -64,9 +64,9 @@ def _inputs(program: Any, declared: tuple[base.DeclaredInput, ...]) -> tuple[_to
         if node.name in wanted and hasattr(value, "shape"):
             shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
             data_type = _torch_module.data_type(value.dtype, node.name)
-            found.append(_torch_module.Input(base.Tensor(name=node.name, data_type=data_type, shape=shape)))
+            found.append(_exported.Input(base.Tensor(name=node.name, data_type=data_type, shape=shape)))
     if len(found) == len(declared) == 1:
-        found[0] = _torch_module.Input(found[0].tensor.model_copy(update={"name": declared[0].name}))
+        found[0] = _exported.Input(found[0].tensor.model_copy(update={"name": declared[0].name}))
     return tuple(found)
 
 

@@ -16,7 +16,7 @@ from burnish.errors import BurnishError, Reason
 from burnish.plugins import base
 from burnish.plugins.base import Task
 from burnish.plugins.files import Files, LocalFiles, read_json
-from burnish.plugins.formats import _huggingface_inputs, _huggingface_pooling, _torch_architectures, _torch_module
+from burnish.plugins.formats import _exported, _huggingface_inputs, _huggingface_pooling, _torch_architectures, _torch_module
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,7 +101,7 @@ def _load(source: base.SourceModel) -> _torch_module.NamedModule:
     names = (read_json(files, "tokenizer_config.json") or {}).get("model_input_names")  # type: ignore[attr-defined]  # a JSON object
     inputs = _huggingface_inputs.of_model(model, names, _image_size(files))
     module = _huggingface_pooling.with_pooling(model, source.path) if task is Task.SentenceEmbedding else model
-    return _torch_module.NamedModule(module.eval(), _torch_architectures.declare(inputs, source.inputs), by_keyword=True)
+    return _torch_module.NamedModule(module.eval(), _exported.declare(inputs, source.inputs), by_keyword=True)
 
 
 def _architectures(folder: Path) -> list[str]:

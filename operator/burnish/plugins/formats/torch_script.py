@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from burnish.plugins import base
-from burnish.plugins.formats import _torch_architectures, _torch_module, _torch_trust
+from burnish.plugins.formats import _exported, _torch_module, _torch_trust
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ class TorchScript(_torch_trust.Program):
         import torch
 
         model = _load(source)
-        examples = tuple(i.example() for i in model.inputs)
+        examples = tuple(_torch_module.example(i) for i in model.inputs)
         outputs = list(model.run({i.tensor.name: e.numpy() for i, e in zip(model.inputs, examples, strict=True)}))
         raw = target.with_suffix(".torch.onnx")
         varying = {i.tensor.name: {a: i.axis_name(a) for a, size in enumerate(i.tensor.shape) if size == -1} for i in model.inputs}
@@ -43,7 +43,7 @@ class TorchScript(_torch_trust.Program):
                 dynamic_axes={**varying, **batch},
                 opset_version=min(_torch_module.OPSET, image.max_opset),
             )
-        return _torch_module.finish(raw, model.inputs, target, image=image)
+        return _exported.finish(raw, model.inputs, target, image=image)
 
     def reference(self, source: base.SourceModel, feeds: Sequence[base.Arrays]) -> list[dict[str, np.ndarray]]:
         """Outputs of the script in PyTorch."""
@@ -55,4 +55,4 @@ def _load(source: base.SourceModel) -> _torch_module.NamedModule:
     import torch
 
     module = _torch_trust.load(source, TorchScript.name, lambda path: torch.jit.load(path, map_location="cpu").eval(), "save it again")
-    return _torch_module.NamedModule(module, _torch_architectures.undeclared(source.inputs, "a script"))
+    return _torch_module.NamedModule(module, _exported.undeclared(source.inputs, "a script"))

@@ -91,7 +91,7 @@ def _refusal(name: str, **options: object) -> BurnishError:
 
 @pytest.mark.parametrize("name", registry.formats())
 def test_a_format_refuses_what_belongs_to_others(name: str) -> None:
-    values = {"architecture": "timm.resnet18", "architecture_args": {"num_classes": 3}, "task": "FillMask", "trusted": True}
+    values = {"architecture": "timm.resnet18", "architecture_args": {"num_classes": 3}, "task": "FillMask", "signature": "serve", "trusted": True}
     for option in values.keys() - registry.formats()[name].options:
         # What the format itself wants is there, so that nothing else is wrong.
         wanted = {"StateDict": {"architecture": "timm.resnet18"}, "ExportedProgram": {"trusted": True}, "TorchScript": {"trusted": True}}

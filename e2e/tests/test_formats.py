@@ -1,30 +1,34 @@
-"""A source of PyTorch on a real cluster. Its image has gigabytes, so it is built, loaded and installed here only."""
+"""Sources of PyTorch and TensorFlow on a real cluster. Their images have gigabytes, so they are built, loaded and installed here only."""
 
 from __future__ import annotations
 
 import pytest
 
-from installation import Installation, Space, is_ready, is_stalled
+from installation import EXPORTERS, Installation, Space, is_ready, is_stalled
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 
-def test_a_state_dict_waits_for_its_image_and_is_then_served(installation: Installation, space: Space) -> None:
-    installation.upload("pytorch")
-    installation.apply_example(space, "pytorch")
-    failure = space.wait("pytorch", is_stalled)["status"]["lastFailure"]
+@pytest.mark.parametrize(("example", "source_format"), [("pytorch", "StateDict"), ("keras", "Keras")])
+def test_a_source_waits_for_the_image_of_its_toolchain_and_is_then_served(
+    installation: Installation, space: Space, example: str, source_format: str
+) -> None:
+    image = EXPORTERS[example]
+    installation.upload(example)
+    installation.apply_example(space, example)
+    failure = space.wait(example, is_stalled)["status"]["lastFailure"]
     assert failure["reason"] == "ToolchainUnavailable"
-    assert "images.optimizers.torch" in failure["message"]
+    assert image.replace("optimizer-", "images.optimizers.") in failure["message"]
 
-    installation.images("optimizer-torch")
+    installation.images(image)
     installation.install()
-    model = space.wait("pytorch", is_ready)
-    assert model["status"]["source"]["format"] == "StateDict"
+    model = space.wait(example, is_ready)
+    assert model["status"]["source"]["format"] == source_format
     (target,) = model["status"]["targets"]
     assert target["artifact"]["served"] == "Candidate"
     (job,) = (j for j in space.get("jobs", "") if "resolve" not in j["metadata"]["name"])
     images = {c["name"]: c["image"] for c in job["spec"]["template"]["spec"]["initContainers"]}
-    assert images["export"] == installation.references["optimizer-torch"]
+    assert images["export"] == installation.references[image]
     assert images["build"] == images["measure"] == installation.references["optimizer-onnx"]
 
 

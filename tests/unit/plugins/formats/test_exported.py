@@ -1,4 +1,4 @@
-"""What PyTorch's exporter leaves is made readable, and held to what was asked for; on ONNX graphs made here, without PyTorch."""
+"""What exporters leave is made readable, and held to what was asked for; on ONNX graphs made here, without PyTorch or TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from onnx import TensorProto, helper
 
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base
-from burnish.plugins.formats import _torch_module
-from burnish.plugins.formats._torch_module import Input
+from burnish.plugins.formats import _exported, _torch_module
+from burnish.plugins.formats._exported import Input
 
 
 def declared(*shape: int, name: str = "image", axes: dict[int, str] | None = None) -> Input:
@@ -31,21 +31,29 @@ def axes(model: onnx.ModelProto) -> list[list[str | int]]:
 def test_symbols_become_names_in_outputs_too() -> None:
     model = identity("s77", 3, "s8")
     model.graph.output[0].type.tensor_type.shape.dim[2].dim_param = "2*s8 + s77"
-    _torch_module.name_axes(model, [declared(-1, 3, -1, axes={2: "width"})])
+    _exported.name_axes(model, [declared(-1, 3, -1, axes={2: "width"})])
     assert axes(model) == [["batch", 3, "width"], ["batch", 3, "2*width + batch"]]
 
 
 def test_an_axis_without_a_name_is_called_after_its_input() -> None:
     model = identity("s0", "s1")
-    _torch_module.name_axes(model, [declared(-1, -1)])
+    _exported.name_axes(model, [declared(-1, -1)])
     assert axes(model)[0] == ["batch", "image_1"]
+
+
+def test_a_size_that_only_an_output_has_is_called_after_it() -> None:
+    model = identity("unk__36", "unk__37")
+    for axis, symbol in enumerate(("unk__38", "unk__39")):
+        model.graph.output[0].type.tensor_type.shape.dim[axis].dim_param = symbol
+    _exported.name_axes(model, [declared(-1, -1)])
+    assert axes(model) == [["batch", "image_1"], ["batch", "output_1"]]
 
 
 def test_an_axis_that_the_model_fixes_is_refused(tmp_path: Path, image: base.ServingImage) -> None:
     raw = tmp_path / "model.torch.onnx"
     onnx.save(identity("s0", 8), raw)
     with pytest.raises(BurnishError) as caught:
-        _torch_module.finish(raw, [declared(-1, -1)], tmp_path / "model.onnx", image=image)
+        _exported.finish(raw, [declared(-1, -1)], tmp_path / "model.onnx", image=image)
     assert (caught.value.reason, caught.value.field) == (Reason.InvalidModel, "spec.inputs")
     assert "axis 1 of input 'image'" in caught.value.message
 
@@ -55,7 +63,7 @@ def test_only_the_model_is_left_and_inputs_keep_their_range(tmp_path: Path, imag
     onnx.save(identity("s0", 8), raw)
     known = declared(-1, 8)
     known = Input(known.tensor.model_copy(update={"range": (0, 9)}))
-    signature, _ = _torch_module.finish(raw, [known], tmp_path / "model.onnx", image=image)
+    signature, _ = _exported.finish(raw, [known], tmp_path / "model.onnx", image=image)
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
     assert signature.inputs[0].range == (0, 9)
 
