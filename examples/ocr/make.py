@@ -1,7 +1,7 @@
-"""Fetch the recognition model of rapidocr and render the text lines that `examples/ocr.yaml` refers to.
+"""Fetch the models of rapidocr and render the data that `examples/ocr.yaml`, `ocr-detection.yaml` and `ocr-direction.yaml` refer to.
 
-The model (PP-OCRv6 small, ONNX) comes out of the installed PyPI package `rapidocr`; the lines are drawn here, so their texts are known and the
-script can prove that the model reads them before it writes anything. Neither is committed. It is run with the packages pinned in
+The models (PP-OCRv6 small, ONNX) come out of the installed PyPI package `rapidocr`; the lines are drawn here, so their texts are known and the
+script can prove that the models read, find and turn them before it writes anything. Neither is committed. It is run with the packages pinned in
 `requirements.txt` (Python 3.11 or 3.12, some ten seconds):
 
     uv venv .venv-ocr && uv pip install -p .venv-ocr/bin/python --no-deps --require-hashes -r examples/ocr/requirements.txt
@@ -16,88 +16,30 @@ import argparse
 import difflib
 import hashlib
 import importlib.util
-import io
 import shutil
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pages
+from lines import make_text, render
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image
 
 SEED = 48
 HEIGHT, WIDTH = 48, 320  # rapidocr's rec_img_shape
 CALIBRATION_LINES = 64
 EVALUATION_LINES = 160
 MODEL = "models/PP-OCRv6_rec_small.onnx"
-FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSans-Oblique.ttf", "DejaVuSerif.ttf", "DejaVuSerif-Italic.ttf", "DejaVuSansMono.ttf")
+DETECTION = "models/PP-OCRv6_det_small.onnx"
+DIRECTION = "models/ch_ppocr_mobile_v2.0_cls_mobile.onnx"
+CALIBRATION_PAGES, EVALUATION_PAGES = 16, 32
+CALIBRATION_DIRECTIONS, EVALUATION_DIRECTIONS = 64, 400
+FOUND = 0.9  # share of what the model marks that is text (it marks the middle of lines); below it the preprocessing is wrong
+TURNED = 0.8  # share of lines whose direction is told; half of them would be chance
 LEGIBLE = 0.95  # similarity of what is read and what was written; below it the preprocessing is wrong, or the lines are no text
 
-# Split from text because a page of words reads better than a page of quotes.
-WORDS = """
-account amber anchor annual answer apple arrival autumn balance basket battery bicycle blanket border bottle bridge bronze budget button cabinet
-camera candle captain carbon castle ceiling central century channel chapter circle climate cloud coffee column compass concert copper corner
-cotton council cousin credit crystal curtain customs daily danger decimal delivery deposit desert diamond dinner distance doctor dollar double
-dozen dragon eagle eastern editor eleven engine entrance evening export fabric factory family feather figure finger flower forest forward
-freight frozen future garden general gentle glacier golden granite gravity guitar hammer harbor harvest height history holiday hundred iceberg
-import insect invoice island jacket journal jungle kettle kitchen ladder lantern leather lemon letter library liquid magnet manager marble
-market meadow member message meter midnight million mineral minute mirror monday morning motion mountain museum native needle network nickel
-northern notice number object ocean office orange orchard oxygen package palace paper parcel passage pencil pepper percent picture pilot planet
-pocket portrait powder printer profit public purple quality quarter rabbit railway receipt record region return ribbon rocket saddle saturday
-season second sector seven shadow shelter signal silver simple sister sketch spring square station steel storage street summer sunday supply
-symbol system table target temple thunder ticket timber total tower traffic travel trumpet tunnel twelve ulster united valley velvet victory
-village violin voyage wagon warning water weather western whisper window winter wonder yellow zebra café crème façade Größe Straße señor Zürich
-""".split()  # noqa: SIM905
-
 Lines = NDArray[np.float32]
-
-
-def make_text(rng: np.random.Generator) -> str:
-    """One line as it may stand on a form, a label or a sign: words, amounts, dates, codes."""
-
-    def word() -> str:
-        text = str(rng.choice(WORDS))
-        return (text, text.capitalize(), text.upper())[rng.choice(3, p=[0.5, 0.35, 0.15])]
-
-    def digits(count: int) -> str:
-        return "".join(str(d) for d in rng.integers(0, 10, count))
-
-    match rng.integers(7):
-        case 0:
-            return f"{word()} {word()}"
-        case 1:
-            return f"{word()} {word()} {word()}"
-        case 2:
-            return f"{word()}: {rng.integers(1, 2000)}.{digits(2)} {rng.choice(['EUR', 'USD', '$', '€', '%'])}"
-        case 3:
-            return f"{rng.integers(1, 29):02d}.{rng.integers(1, 13):02d}.{rng.integers(1950, 2030)} {word()}"
-        case 4:
-            return f"{''.join(rng.choice(list('ABCDEFGHJKLMNPRSTUVWXYZ'), 3))}-{digits(4)}/{digits(2)}"
-        case 5:
-            return f"No. {digits(5)} ({word()})"
-        case _:
-            return f"{rng.integers(1, 400)} {word().capitalize()} {rng.choice(['Street', 'Road', 'Ave.', 'Lane'])}"
-
-
-def render(text: str, fonts: Path, rng: np.random.Generator) -> Image.Image:
-    """The text as an RGB picture of its own size, as a cheap scan shows it: small, of low contrast, tilted, blurred, noisy, JPEG.
-
-    On large clean print any precision reads every line; the lines near the edge of the legible are those that quantization loses.
-    """
-    font = ImageFont.truetype(str(fonts / str(rng.choice(FONTS))), int(rng.integers(10, 18)))
-    left, top, right, bottom = font.getbbox(text)
-    margin = int(rng.integers(2, 5))
-    paper = np.clip(rng.integers(170, 250) + rng.integers(-12, 13, 3), 0, 255)
-    ink = np.clip(paper - rng.integers(50, 130) - rng.integers(0, 20, 3), 0, 255)
-    background: tuple[int, ...] = tuple(paper.tolist())
-    picture = Image.new("RGB", (int(right - left) + 2 * margin, int(bottom - top) + 2 * margin), background)
-    ImageDraw.Draw(picture).text((margin - left, margin - top), text, font=font, fill=tuple(ink.tolist()))
-    picture = picture.rotate(float(rng.uniform(-1.2, 1.2)), resample=Image.Resampling.BICUBIC, fillcolor=background)
-    picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.7))))
-    noisy = np.asarray(picture, np.float32) + rng.normal(0, rng.uniform(5, 20), (picture.height, picture.width, 3))
-    file = io.BytesIO()
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=int(rng.integers(30, 60)))
-    return Image.open(file).convert("RGB")
 
 
 def preprocess(picture: Image.Image) -> Lines:
@@ -138,6 +80,35 @@ def read_lines(model: Path, lines: Lines) -> list[str]:
     return texts
 
 
+def write_pages(out: Path, models: Path, fonts: Path) -> list[Path]:
+    """Detection model and pages; proves that it finds the lines."""
+    images, text = pages.make_pages(CALIBRATION_PAGES + EVALUATION_PAGES, fonts, SEED)
+    session = onnxruntime.InferenceSession(str(models / DETECTION), providers=["CPUExecutionProvider"])
+    marked = np.concatenate([session.run(None, {"x": image[None]})[0][:, 0] for image in images]) >= pages.THRESHOLD
+    share = float((marked & text).sum() / max(1, marked.sum()))
+    print(f"the model marks something on {marked.any((1, 2)).sum()} of {len(images)} pages; {share:.1%} of it is text")
+    if share < FOUND or not marked.any((1, 2)).all():
+        raise SystemExit("the model marks what is no text, or misses it: the preprocessing does not fit the model")
+    np.savez_compressed(out / "detection-calibration.npz", x=images[:CALIBRATION_PAGES])
+    np.savez_compressed(out / "detection-evaluation.npz", x=images[CALIBRATION_PAGES:])
+    shutil.copyfile(models / DETECTION, out / "detection.onnx")
+    return [out / name for name in ("detection.onnx", "detection-calibration.npz", "detection-evaluation.npz")]
+
+
+def write_directions(out: Path, models: Path, fonts: Path) -> list[Path]:
+    """Direction classifier and lines; proves that it tells which are upside down."""
+    lines, labels = pages.make_directions(CALIBRATION_DIRECTIONS + EVALUATION_DIRECTIONS, fonts, SEED)
+    session = onnxruntime.InferenceSession(str(models / DIRECTION), providers=["CPUExecutionProvider"])
+    share = float(np.mean(session.run(None, {"x": lines})[0].argmax(-1) == labels))
+    print(f"the model tells the direction of {share:.1%} of {len(lines)} lines")
+    if share < TURNED:
+        raise SystemExit(f"share below {TURNED}: the preprocessing does not fit the model")
+    np.savez_compressed(out / "direction-calibration.npz", x=lines[:CALIBRATION_DIRECTIONS])
+    np.savez_compressed(out / "direction-evaluation.npz", x=lines[CALIBRATION_DIRECTIONS:], label=labels[CALIBRATION_DIRECTIONS:])
+    shutil.copyfile(models / DIRECTION, out / "direction.onnx")
+    return [out / name for name in ("direction.onnx", "direction-calibration.npz", "direction-evaluation.npz")]
+
+
 def package_folder(name: str) -> Path:
     """Where an installed package lies; it is not imported, because its own dependencies are not installed."""
     spec = importlib.util.find_spec(name)
@@ -148,7 +119,7 @@ def package_folder(name: str) -> Path:
 
 def recipe_digest() -> str:
     """What decides the output, as SHA-256: this script and the pinned packages. It is written last, so a folder that has it is whole."""
-    files = (Path(__file__), Path(__file__).with_name("requirements.txt"))
+    files = [Path(__file__).with_name(name) for name in ("make.py", "lines.py", "pages.py", "requirements.txt")]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
@@ -166,7 +137,8 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
     source = package_folder("rapidocr") / MODEL
-    texts, lines = make_lines(CALIBRATION_LINES + EVALUATION_LINES, package_folder("matplotlib") / "mpl-data" / "fonts" / "ttf")
+    fonts = package_folder("matplotlib") / "mpl-data" / "fonts" / "ttf"
+    texts, lines = make_lines(CALIBRATION_LINES + EVALUATION_LINES, fonts)
     answers = read_lines(source, lines)
     for text, answer in zip(texts[:12], answers, strict=False):
         print(f"  {text!r:36} read as {answer!r}")
@@ -178,6 +150,7 @@ def main() -> None:
     np.savez_compressed(calibration, x=lines[:CALIBRATION_LINES])
     np.savez_compressed(evaluation, x=lines[CALIBRATION_LINES:])
     shutil.copyfile(source, model)
+    written += write_pages(out, package_folder("rapidocr"), fonts) + write_directions(out, package_folder("rapidocr"), fonts)
     stamp.write_text(recipe)
     print("\n".join(f"{path}  {path.stat().st_size / 1e6:.2f} MB" for path in written))
 

@@ -11,7 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
+from sklearn.metrics import f1_score
 
 ROOT = Path(__file__).parents[2]
 VERDICTS = {"ScoreBelowLimit", "OutputsDiffer", "SlowerThanBaseline", "SpeedupBelowLimit", "Undecided", "LimitsHeld"}
@@ -64,6 +67,40 @@ def test_ocr_refuses_every_candidate_and_serves_the_baseline(tmp_path: Path) -> 
     assert any(c["reason"] == "ScoreBelowLimit" for c in target["candidates"]), "INT8 loses whole lines"
     ready = next(c for c in found["status"]["conditions"] if c["type"] == "Ready")
     assert (ready["status"], ready["reason"]) == ("True", "BaselineServed")
+
+
+def test_text_detection_is_judged_by_how_far_its_masks_overlap(tmp_path: Path) -> None:
+    code, found, report = run_example("ocr-detection", tmp_path)
+    (target,) = found["status"]["targets"]
+    (candidate,) = target["candidates"]
+    assert code == 0, target
+    assert target["baseline"]["score"] == "1", "agreement with itself"
+    assert 0.9 < float(candidate["score"]) < 1, "a mean overlap: some pixels change, most stay"
+    assert target["score"]["samples"] == 32 and "static" in report
+
+
+def test_direction_of_lines_is_scored_by_f1(tmp_path: Path) -> None:
+    code, found, _ = run_example("ocr-direction", tmp_path)
+    (target,) = found["status"]["targets"]
+    with np.load(ROOT / "examples/.work/ocr/direction-evaluation.npz") as data:
+        x, label = data["x"], data["label"]
+    session = onnxruntime.InferenceSession(ROOT / "examples/.work/ocr/direction.onnx")
+    expected = f1_score(label, session.run(None, {"x": x})[0].argmax(-1), average="macro")
+    assert code == 0, target
+    assert float(target["baseline"]["score"]) == pytest.approx(expected, abs=1e-4)
+    (candidate,) = target["candidates"]
+    assert candidate["reason"] in VERDICTS and float(candidate["score"]) == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.long
+def test_accuracy_control_lifts_what_int8_costs_a_text_recogniser(tmp_path: Path) -> None:
+    code, found, _ = run_example("ocr-openvino", tmp_path)
+    (target,) = found["status"]["targets"]
+    candidates = {c["name"]: c for c in target["candidates"]}
+    assert code == 0, target
+    plain, controlled = candidates["static"], candidates["static-control"]
+    assert float(plain["score"]) < float(controlled["score"]) - 0.1, "plain INT8 loses lines that control keeps"
+    assert float(controlled["score"]) > 0.9
 
 
 def test_magika_takes_integer_inputs_and_judges_agreement(tmp_path: Path) -> None:

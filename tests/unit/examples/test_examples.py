@@ -33,8 +33,9 @@ def load_script(name: str) -> ModuleType:
 
 
 def test_examples_are_those_of_the_readme() -> None:
-    linked = set(re.findall(r"\]\(([a-z]+\.yaml)\)", (EXAMPLES / "README.md").read_text()))
-    assert linked == {path.name for path in MANIFESTS} == {"digits.yaml", "keras.yaml", "magika.yaml", "ocr.yaml", "pytorch.yaml", "runtimes.yaml"}
+    linked = set(re.findall(r"\]\(([a-z-]+\.yaml)\)", (EXAMPLES / "README.md").read_text()))
+    assert linked == {path.name for path in MANIFESTS}
+    assert {"digits.yaml", "keras.yaml", "magika.yaml", "ocr.yaml", "pytorch.yaml", "runtimes.yaml"} <= linked
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
