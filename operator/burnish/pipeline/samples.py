@@ -13,6 +13,7 @@ from burnish.api.job_contract import PipelineRequest, ResolvedInput, StageRecord
 from burnish.api.v1alpha1.optimized_model import Metric
 from burnish.errors import BurnishError, Reason
 from burnish.measurement import tensors
+from burnish.pipeline import prepare
 from burnish.pipeline.datasets import Dataset, load_dataset
 from burnish.pipeline.inputs import Shapes, concrete_shape, generate, resolve_inputs
 from burnish.pipeline.workdir import WorkDir
@@ -123,11 +124,15 @@ def open_datasets(work: WorkDir, request: PipelineRequest, signature: Signature)
     calibration = evaluation = None
     if staged.calibration and data.calibration:
         calibration = load_dataset(
-            work.path(staged.calibration), request.inputs, signature, samples=data.calibration.samples, field="spec.datasets.calibration"
+            prepare.dataset_path(work, "calibration", staged.calibration),
+            request.inputs,
+            signature,
+            samples=data.calibration.samples,
+            field="spec.datasets.calibration",
         )
     if staged.evaluation and data.evaluation:
         evaluation = load_dataset(
-            work.path(staged.evaluation),
+            prepare.dataset_path(work, "evaluation", staged.evaluation),
             request.inputs,
             signature,
             samples=data.evaluation.samples,
