@@ -13,9 +13,9 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +24,10 @@ from burnish.api.job_contract import ArtifactConfig, Failure, PipelineRequest, P
 from burnish.api.v1alpha1.optimized_model import Calibration, Evaluation
 from burnish.api.v1alpha1.preprocess import Layout, Preprocess
 from burnish.errors import BurnishError, Reason
-from burnish.pipeline import archives, no_network, preprocess, texts
+from burnish.pipeline import archives, no_network, npz_parts, preprocess, texts
 from burnish.pipeline.archives import Content, Member
 from burnish.pipeline.datasets import MAX_BYTES
+from burnish.pipeline.npz_parts import Part, write_array
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
 from burnish.plugins.base import Signature
@@ -37,7 +38,6 @@ DESCRIPTION = "preprocess.json"
 """In an artifact's companions: the resolved values, so that a client can do the same."""
 DESCRIBING = ("tokenizer.json", "tokenizer_config.json", "config.json", preprocess.CONFIG)
 """What is read of the source's directory; it travels with the artifact, and so is there when only measuring is left."""
-MAX_PARTS = 100_000
 _DATASETS = ("calibration", "evaluation")
 _ROWS = (".jsonl", ".csv")
 _LISTED = 5
@@ -138,13 +138,6 @@ def _read_json(folder: Path | None, name: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-class _Part(NamedTuple):
-    """An npz member: shape and dtype before its bytes are there."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-
 class _Maker:
     """One dataset being made; keeps what every message needs."""
 
@@ -178,7 +171,7 @@ class _Maker:
             raise self._invalid(f"{name} holds no files")
         suffixes = {Path(member.name).suffix.lower() for member in content.members}
         if suffixes == {".npz"}:
-            self._join(content.members, target)
+            npz_parts.join(content.members, target, field=self.field)
             return False
         rows = [suffix in _ROWS for suffix in suffixes]
         if all(rows) or (len(content.members) == 1 and "/" not in content.members[0].name):
@@ -190,38 +183,6 @@ class _Maker:
             )
         self._decode(name, content, target)
         return True
-
-    # --- npz parts -----------------------------------------------------------------------------------------------------------------
-
-    def _join(self, members: Sequence[Member], target: Path) -> None:
-        """Concatenate arrays of equal names, in the order of the parts' names, one part in memory at a time."""
-        heads = [self._heads(member) for member in members]
-        first = heads[0]
-        for member, found in zip(members, heads, strict=True):
-            for name in sorted(first.keys() | found.keys()):
-                a, b = first.get(name), found.get(name)
-                if a is None or b is None or a.dtype != b.dtype or a.shape[1:] != b.shape[1:]:
-                    raise self._invalid(
-                        f"{member.name} has {name!r} as {_told(b)}, and {members[0].name} as {_told(a)}; parts differ in their first axis only"
-                    )
-        counts = [next(iter(found.values())).shape[0] for found in heads]
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            for name, part in first.items():
-                pieces = (_load(member, name) for member in members)
-                _write_array(archive, name, _Part((sum(counts), *part.shape[1:]), part.dtype), pieces)
-
-    def _heads(self, member: Member) -> dict[str, _Part]:
-        try:
-            with zipfile.ZipFile(member.path) as archive:
-                found = {info.filename.removesuffix(".npy"): _head(archive, info) for info in archive.infolist()}
-        except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
-            raise self._invalid(f"{member.name} is no readable .npz file ({error}); write it with numpy.savez_compressed") from error
-        counts = {part.shape[:1] for part in found.values()}
-        if len(counts) != 1 or counts == {()}:
-            raise self._invalid(f"{member.name} holds no arrays, or arrays that differ in their number of samples")
-        if sum(int(np.prod(part.shape, dtype=object)) * part.dtype.itemsize for part in found.values()) > MAX_BYTES:
-            raise self._invalid(f"{member.name} unpacks to more than {MAX_BYTES} bytes; use fewer samples")
-        return found
 
     # --- text ----------------------------------------------------------------------------------------------------------------------
 
@@ -287,9 +248,9 @@ class _Maker:
             raise self._invalid(f"{len(chosen)} images become {total} bytes of arrays; at most {MAX_BYTES} are made, set samples")
         images = itertools.chain([first], (self._load_like(first, member, chosen[0][0]) for member, _ in chosen[1:]))
         with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            _write_array(archive, self.signature.inputs[0].name, _Part((len(chosen), *first.shape), first.dtype), images)
+            write_array(archive, self.signature.inputs[0].name, Part((len(chosen), *first.shape), first.dtype), images)
             labels = np.array([index for _, index in chosen], dtype=np.int64)
-            _write_array(archive, names.LABEL, _Part(labels.shape, labels.dtype), [labels])
+            write_array(archive, names.LABEL, Part(labels.shape, labels.dtype), [labels])
 
     def _classes(self, folders: Sequence[str], all_folders: set[str]) -> dict[str, int]:
         """Folder -> class index: its number where all names are numbers, else that of the model's config.json, else its place in sorted order."""
@@ -349,37 +310,6 @@ def _spread(pairs: list[tuple[Member, int]], samples: int | None) -> list[tuple[
         order.append((rank.get(index, 0), position))
         rank[index] = rank.get(index, 0) + 1
     return [pairs[position] for _, position in sorted(order)[:samples]]
-
-
-def _told(part: _Part | None) -> str:
-    return f"{part.dtype} {list(part.shape)}" if part else "nothing"
-
-
-def _head(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Part:
-    with archive.open(info) as stream:
-        version = np.lib.format.read_magic(stream)
-        shape, _, dtype = (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(stream)
-        if dtype.hasobject:
-            raise ValueError("it holds Python objects, which are never loaded")
-        if stream.tell() + dtype.itemsize * int(np.prod(shape, dtype=object)) != info.file_size:
-            raise ValueError(f"{info.filename} is not as long as it announces")
-    return _Part(tuple(shape), dtype)
-
-
-def _load(member: Member, name: str) -> np.ndarray:
-    with np.load(member.path, allow_pickle=False) as archive:
-        array: np.ndarray = archive[name]
-        return array
-
-
-def _write_array(archive: zipfile.ZipFile, name: str, whole: _Part, pieces: Sequence[np.ndarray] | Iterator[np.ndarray]) -> None:
-    """One array of an npz, piece by piece along its first axis."""
-    info = zipfile.ZipInfo(f"{name}.npy")  # of a fixed date: equal arrays give equal bytes
-    header = {"descr": np.lib.format.dtype_to_descr(whole.dtype), "fortran_order": False, "shape": whole.shape}
-    with archive.open(info, "w", force_zip64=True) as stream:
-        np.lib.format.write_array_header_2_0(stream, header)
-        for piece in pieces:
-            stream.write(np.ascontiguousarray(piece).tobytes())
 
 
 if __name__ == "__main__":
