@@ -121,3 +121,36 @@ def test_from_huggingface_agrees_with_transformers(tmp_path: Path, processor: st
     assert levels.mean() <= 0.5
     shuffled = np.abs(ours[::-1] - theirs).max()
     assert shuffled > 0.1, "another order of channels would be seen"
+
+
+def test_a_huggingface_classifier_is_judged_on_images_by_its_own_processor_and_class_names(
+    project: Any, make_spec: Callable[..., dict[str, Any]]
+) -> None:
+    source = project.path / "vit"
+    script = textwrap.dedent(
+        f"""
+        import torch, transformers
+        torch.manual_seed(0)
+        names = {{0: "class-3", 1: "class-2", 2: "class-1", 3: "class-0"}}
+        config = transformers.ViTConfig(
+            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4, id2label=names,
+            label2id={{name: number for number, name in names.items()}},
+        )
+        transformers.ViTForImageClassification(config).save_pretrained({str(source)!r})
+        transformers.ViTImageProcessor(size={{"height": 8, "width": 8}}).save_pretrained({str(source)!r})
+        """
+    )
+    python = environments.find("torch").python  # type: ignore[union-attr]  # the fixture made it
+    done = subprocess.run([python, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    images(project.path / "held-out", 24, 0)
+    data = {"evaluation": {"uri": "file:held-out", "metric": "Accuracy"}, "preprocess": {"type": "FromHuggingFace"}}
+    ran = project.run(project.write(make_spec(source={"uri": "file:vit"}, datasets=data)), "--work", project.path / "work")
+    assert ran.code == 0, ran.stderr
+    assert "config.json (id2label): class-0=3, class-1=2, class-2=1, class-3=0" in ran.stderr
+    (made,) = (project.path / "work").rglob("*-export/datasets/evaluation.npz")
+    with np.load(made) as archive:
+        assert archive["pixel_values"].shape == (24, 3, 8, 8)
+        np.testing.assert_array_equal(archive["label"][:4], [3, 2, 1, 0])
+    published = list((project.path / "work").rglob("*-build/artifacts/baseline/companions/preprocess.json"))
+    assert json.loads(published[0].read_text())["resize"] == {"width": 8, "height": 8}

@@ -170,9 +170,9 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
             ".dataType",
         ),
         Rule(
-            "!has(self.type) || self.type != 'FromHuggingFace' || !["
-            + ", ".join(f"has(self.{name})" for name in ("resize", "interpolation", "crop", "colour", "scale", "mean", "std"))
-            + "].exists(h, h)",
+            "!has(self.type) || self.type != 'FromHuggingFace' || !(has(self.resize) || has(self.crop) || has(self.scale)"
+            " || (has(self.interpolation) && self.interpolation != 'Bilinear') || (has(self.colour) && self.colour != 'RGB')"
+            " || (has(self.mean) && self.mean.size() > 0) || (has(self.std) && self.std.size() > 0))",
             "FromHuggingFace takes these values from the source; leave only layout and dataType beside it, or write type: Explicit",
             ".type",
         ),

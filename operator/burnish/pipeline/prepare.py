@@ -261,7 +261,7 @@ class _Maker:
         if len(set(found.values())) < len(found) or any(g.startswith(f"{f}/") for f in found for g in found):
             raise self._invalid("folders of images are nested or share a name; put one folder per class beside each other")
         known = self._class_names()
-        if all(name.isdecimal() for name in found.values()):
+        if all(texts.is_number(name) for name in found.values()):
             how, indices = "the folders' numbers", {folder: int(name) for folder, name in found.items()}
         elif known:
             how, indices = "the model's config.json (id2label)", dict(zip(found, self._indices(list(found.values())), strict=True))

@@ -56,9 +56,11 @@ def load_image(path: Path, preprocess: Preprocess) -> np.ndarray:
                     raise ImageError(f"is stored as {image.mode}; only 8-bit grey, palette and RGB are read: convert it as it was done in training")
                 upright = ImageOps.exif_transpose(image)
                 return _to_array(_resized(upright.convert("L" if preprocess.colour is Colour.Gray else "RGB"), preprocess), preprocess)
+    except ImageError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"has more than {Image.MAX_IMAGE_PIXELS} pixels; make it smaller") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged file makes a decoder raise anything: struct.error, KeyError, zlib.error
         known = ", ".join(FORMATS)
         detail = "cannot be identified" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ImageError(f"is no readable image ({detail}); known are {known}: remove the file, or save it again") from error

@@ -18,6 +18,9 @@ COLUMNS = ("text", "text_pair", "label")
 MAX_LINE_BYTES = 4 * 2**20
 """Of one row."""
 TOKENIZER = "tokenizer.json"
+MAX_FILE_BYTES = 2**30
+MAX_DIGITS = 9
+"""Of a label."""
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -39,6 +42,8 @@ def read_rows(path: Path, *, samples: int | None) -> list[Row]:
     Raises:
         RowsError: no UTF-8, no JSON, no header, a row without `text`, or only some rows with `text_pair` or `label`.
     """
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise RowsError(f"has {path.stat().st_size} bytes; at most {MAX_FILE_BYTES} are read, use fewer samples")
     rows: list[Row] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -100,7 +105,14 @@ def _row(number: int, fields: dict[str, Any]) -> Row:
         (text + (pair or "")).encode()
     except UnicodeEncodeError as error:
         raise RowsError(f"has half a character (a lone surrogate) in line {number}; correct the escape") from error
-    return Row(text, pair, int(label) if isinstance(label, str) and label.lstrip("-").isdecimal() else label)
+    if isinstance(label, int) and not 0 <= label < 10**MAX_DIGITS:
+        raise RowsError(f"has a label in line {number} that is no class; classes count from 0")
+    return Row(text, pair, int(label) if isinstance(label, str) and is_number(label) else label)
+
+
+def is_number(name: str) -> bool:
+    """True where a class's name is its index."""
+    return name.isdecimal() and len(name) <= MAX_DIGITS
 
 
 def tokenize(rows: Sequence[Row], folder: Path | None, signature: Signature, inputs: Sequence[Input], *, field: str) -> dict[str, np.ndarray]:

@@ -136,3 +136,9 @@ def test_bytes_of_an_image_are_read_from_a_file_of_any_name(tmp_path: Path) -> N
     Image.new("L", (2, 2), 7).save(stream, "BMP")
     (tmp_path / "7").write_bytes(stream.getvalue())
     assert preprocess.load_image(tmp_path / "7", Preprocess())[0, 0, 0] == 7
+
+
+def test_a_request_carries_it_to_the_steps_unchanged() -> None:
+    """Records are written with their defaults; read again, these are no values of the user's."""
+    written = Preprocess(type=PreprocessType.FromHuggingFace, layout=Layout.NHWC)
+    assert Preprocess.model_validate_json(written.model_dump_json(by_alias=True, exclude_none=True)) == written

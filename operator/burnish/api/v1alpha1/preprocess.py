@@ -117,6 +117,12 @@ class Preprocess(ApiModel):
                 )
         if self.data_type is PixelType.UINT8 and (self.scale is not None or self.mean or self.std):
             raise FieldError("dataType", "UINT8 holds the values as they are; remove scale, mean and std, or write dataType: FP32")
-        if self.type is PreprocessType.FromHuggingFace and (surplus := sorted(self.model_fields_set - {"type", "layout", "data_type"})):
+        own = {"type", "layout", "data_type"}
+        surplus = [
+            name
+            for name, field in type(self).model_fields.items()
+            if name not in own and getattr(self, name) != field.get_default(call_default_factory=True)
+        ]
+        if self.type is PreprocessType.FromHuggingFace and surplus:
             raise FieldError("type", f"FromHuggingFace takes {', '.join(surplus)} from the source; remove the field, or write type: Explicit")
         return self
