@@ -95,7 +95,7 @@ class Installation:
         """Model and data of examples, into the S3 server."""
         files = self.files()
         for path in {path for model in models for path in example_files(model)}:
-            files.put_file(str(path), f"{self.sources}/{path.parent.name}/{path.name}")
+            files.put(str(path), f"{self.sources}/{path.parent.name}/{path.name}", recursive=path.is_dir())
         say(f"S3 server at {self.credentials.endpoint or 'Amazon'}: {self.sources} holds {', '.join(models)}, {self.store} is the store")
 
     def install(self, **values: object) -> None:
@@ -254,7 +254,7 @@ class Space:
 def example_files(name: str) -> list[Path]:
     """Model and data of an example, as its manifest names them."""
     spec = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())["spec"]
-    return [EXAMPLES / entry["uri"].removeprefix("file:") for entry in (spec["source"], *spec["datasets"].values())]
+    return [EXAMPLES / entry["uri"].removeprefix("file:") for entry in (spec["source"], *spec["datasets"].values()) if "uri" in entry]
 
 
 def digits(name: str = "digits", **spec: Any) -> dict[str, Any]:

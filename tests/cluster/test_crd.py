@@ -42,6 +42,17 @@ spec:
   datasets:
     calibration: {uri: "pvc://data/calibration.npz", samples: 128}
     evaluation: {uri: "https://h.example/evaluation.npz?sig=a%20b", samples: 500, metric: Agreement, decode: CTC, output: logits}
+    preprocess:
+      type: Explicit
+      resize: {shortestSide: 256}
+      interpolation: Bicubic
+      crop: {width: 224, height: 200}
+      colour: BGR
+      scale: "0.004"
+      mean: ["0.1", "0.2", "0.3"]
+      std: ["0.5"]
+      layout: NHWC
+      dataType: FP16
   passes:
   - {type: Quantize, quantize: {precision: INT8, mode: Static, excludedNodes: [head]}}
   targets:
@@ -163,6 +174,13 @@ BAD: list[tuple[str, Any, str, str]] = [
     ),
     ("spec.datasets.evaluation", GONE, "spec.constraints.score", "add evaluation data with a metric, or remove the limit"),
     ("spec.datasets.calibration", GONE, "spec.passes", "mode Static needs spec.datasets.calibration; add calibration data"),
+    ("spec.datasets.preprocess.resize", {"width": 3}, "spec.datasets.preprocess.resize.shortestSide", "width and height, or shortestSide alone"),
+    ("spec.datasets.preprocess.resize", {"width": 0, "height": 3}, "spec.datasets.preprocess.resize.width", "greater than or equal to 1"),
+    ("spec.datasets.preprocess.mean", ["1", "2"], "spec.datasets.preprocess.mean", "write one per channel"),
+    ("spec.datasets.preprocess.std", ["1", "2"], "spec.datasets.preprocess.std", "write one per channel"),
+    ("spec.datasets.preprocess.std", ["0.0"], "spec.datasets.preprocess.std", "can't be divided by"),
+    ("spec.datasets.preprocess.dataType", "UINT8", "spec.datasets.preprocess.dataType", "remove scale, mean and std"),
+    ("spec.datasets.preprocess.type", "FromHuggingFace", "spec.datasets.preprocess.type", "write type: Explicit"),
     ("spec.passes.0.type", "Prune", "spec.passes[0].type", '"Quantize"'),
     ("spec.passes.0.quantize.precision", "FP16", "spec.passes[0].quantize.mode", "remove mode, or set precision: INT8"),
     ("spec.passes.0.quantize.precision", "INT4", "spec.passes[0].quantize.mode", "remove mode, or set precision: INT8"),

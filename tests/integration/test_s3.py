@@ -17,7 +17,7 @@ import pytest
 from burnish.api.job_contract import ArtifactRef, FileRef, SourceRecord, TreeRef
 from burnish.cli.main import main
 from burnish.errors import BurnishError, Reason
-from burnish.pipeline import fetch
+from burnish.pipeline import archives, fetch
 from burnish.pipeline.processes import child_environment
 from burnish.pipeline.progress import emit
 from burnish.store import s3, sweep, trees
@@ -345,3 +345,28 @@ def test_steps_of_a_run_reach_a_store_on_s3(server: Credentials, environment: No
 def test_a_store_in_a_directory_loads_no_s3_library(tmp_path: Path) -> None:
     code = f"import sys; from burnish.store.store import open_store; open_store({str(tmp_path)!r}).put_blob(b'x'); print('s3fs' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_a_dataset_below_a_prefix_is_the_folder_that_file_gives(environment: None, server: Credentials, store: Store, tmp_path: Path) -> None:
+    files = {"cat/1.png": b"one", "cat/2.png": b"two", "dog/1.png": b"three"}
+    bucket = s3.connect(server)
+    for name, content in files.items():
+        (tmp_path / "held" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "held" / name).write_bytes(content)
+        bucket.pipe_file(f"bucket/data/held/{name}", content)
+    found = {}
+    for uri in ("s3://bucket/data/held", "file:held"):
+        record = fetch.fetch(
+            uri,
+            tmp_path,
+            store,
+            digest=None,
+            refresh=None,
+            limits=fetch.FetchLimits(),
+            field="spec.datasets.evaluation.uri",
+            progress=emit,
+        )
+        target = tmp_path / f"staged-{uri.partition(':')[0]}"
+        trees.materialize_tree(store, record.tree, target)
+        found[uri] = {member.name: member.path.read_bytes() for member in archives.list_folder(target).members}
+    assert found["s3://bucket/data/held"] == found["file:held"] == files

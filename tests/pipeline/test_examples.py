@@ -113,3 +113,16 @@ def test_magika_takes_integer_inputs_and_judges_agreement(tmp_path: Path) -> Non
     accepted = [c["name"] for c in target["candidates"] if c["verdict"] == "Accepted"]
     assert (served == "Candidate") == bool(accepted)
     assert target["artifact"].get("candidate") in (accepted or [None])
+
+
+@pytest.mark.parametrize(("name", "samples", "told"), [("images", 400, "folders' numbers: 0=0, 1=1"), ("text", 300, "preparing evaluation.jsonl")])
+def test_images_and_text_are_judged_by_accuracy_as_they_lie_there(tmp_path: Path, name: str, samples: int, told: str) -> None:
+    command = [sys.executable, "-m", "burnish.cli", "run", f"examples/{name}.yaml", "-o", "json", "--store", str(tmp_path / "store")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    assert told in done.stderr, done.stderr[-2000:]
+    (target,) = json.loads(done.stdout)["status"]["targets"]
+    assert float(target["baseline"]["score"]) >= 0.98, target
+    assert target["reason"] in VERDICTS | {"BaselineServed", "Published"}, target
+    (candidate,) = target["candidates"]
+    assert float(candidate["score"]) >= 0.97, candidate
+    assert target["score"]["samples"] == samples if "score" in target else True

@@ -184,6 +184,37 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
             for runtime, test, what in _NOT_OFFERED
         ),
     ),
+    "Resize": (
+        Rule(
+            "has(self.shortestSide) ? !has(self.width) && !has(self.height) : has(self.width) && has(self.height)",
+            "a size is width and height, or shortestSide alone; write one of the two",
+            ".shortestSide",
+        ),
+    ),
+    "Preprocess": (
+        *(
+            Rule(
+                f"!has(self.{name}) || self.{name}.size() in (has(self.colour) && self.colour == 'Gray' ? [0, 1] : [0, 1, 3])",
+                "has another number of values than colour has channels; write one per channel",
+                f".{name}",
+            )
+            for name in ("mean", "std")
+        ),
+        Rule("!has(self.std) || self.std.all(s, double(s) != 0.0)", "a standard deviation of 0 can't be divided by; correct it", ".std"),
+        Rule(
+            "!has(self.dataType) || self.dataType != 'UINT8'"
+            " || (!has(self.scale) && (!has(self.mean) || self.mean.size() == 0) && (!has(self.std) || self.std.size() == 0))",
+            "UINT8 holds the values as they are; remove scale, mean and std, or write dataType: FP32",
+            ".dataType",
+        ),
+        Rule(
+            "!has(self.type) || self.type != 'FromHuggingFace' || !(has(self.resize) || has(self.crop) || has(self.scale)"
+            " || (has(self.interpolation) && self.interpolation != 'Bilinear') || (has(self.colour) && self.colour != 'RGB')"
+            " || (has(self.mean) && self.mean.size() > 0) || (has(self.std) && self.std.size() > 0))",
+            "FromHuggingFace takes these values from the source; leave only layout and dataType beside it, or write type: Explicit",
+            ".type",
+        ),
+    ),
     "Input": (
         Rule("!has(self.shape) || self.shape.all(n, n != 0)", "holds a 0; write the size, or -1 where it varies", ".shape"),
         Rule(

@@ -38,10 +38,15 @@ def main(options: argparse.Namespace) -> int:
     with _appearing(options.output) as folder:
         config = get_artifact(store, digest, folder)
         (folder / "manifest.json").write_bytes(store.read_blob(digest))
-        (folder / "CARD.md").write_text(card.render(config, digest, result))
+        (folder / "CARD.md").write_text(card.render(config, digest, result, _preprocess(folder)))
     for path in sorted(p for p in options.output.rglob("*") if p.is_file()):
         print(path)
     return 0
+
+
+def _preprocess(folder: Path) -> str:
+    path = folder / "companions" / "preprocess.json"
+    return path.read_text().strip() if path.is_file() else ""
 
 
 def _open(options: argparse.Namespace) -> tuple[Store, str]:

@@ -7,12 +7,13 @@ from burnish.api.v1alpha1.status import Served, TargetStatus
 from burnish.plugins.base import Tensor
 
 
-def render(config: ArtifactConfig, digest: str, result: Result | None) -> str:
+def render(config: ArtifactConfig, digest: str, result: Result | None, preprocess: str = "") -> str:
     """The card as Markdown.
 
     Args:
         digest: of the artifact's OCI manifest.
         result: the verdict under which it is served; None where it was pulled by digest.
+        preprocess: how images became its input, as JSON; empty where the manifest says nothing of it.
     """
     lines = [
         f"# {config.name}: {config.summary}",
@@ -28,6 +29,7 @@ def render(config: ArtifactConfig, digest: str, result: Result | None) -> str:
         *_tensors("input", config.signature.inputs),
         *_tensors("output", config.signature.outputs),
         "",
+        *_preprocessed(preprocess),
         "`golden.npz` holds one request and this model's own answer (`input:<name>`, `output:<name>`).",
         "",
         "## What was measured",
@@ -40,6 +42,15 @@ def render(config: ArtifactConfig, digest: str, result: Result | None) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _preprocessed(preprocess: str) -> list[str]:
+    if not preprocess:
+        return []
+    text = (
+        "Images were made into the input so, in this order: colour, resize, centre crop, scale, mean and std, layout (`companions/preprocess.json`):"
+    )
+    return [text, "", f"    {preprocess}", ""]
 
 
 def _tensors(kind: str, tensors: tuple[Tensor, ...]) -> list[str]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from burnish.api.job_contract import ExportRecord, StageRecord, StepName
 from burnish.api.v1alpha1.optimized_model import Input
-from burnish.pipeline import formats, samples
+from burnish.api.v1alpha1.preprocess import Preprocess
+from burnish.pipeline import formats, prepare, samples
 from burnish.pipeline.evaluation import check_scorable, largest_loss
 from burnish.pipeline.lowering import lower
 from burnish.pipeline.progress import emit
@@ -32,7 +33,7 @@ def run(work: WorkDir) -> ExportRecord:
     """Bring the source to ONNX and leave `model.onnx` and `reference/` (requests and the source's own answers).
 
     Raises:
-        BurnishError: what `Format.export`, `samples.open_datasets`, `lower` and `check_scorable` raise, and `formats.find`; InvalidModel where
+        BurnishError: what `Format.export`, `samples.open_datasets`, `lower` and `check_scorable` raise, and `formats.find`, `prepare.run`; InvalidModel where
             the outputs don't count the samples.
     """
     request, staged = work.load_request(), work.load(StepName.stage, StageRecord)
@@ -41,8 +42,9 @@ def run(work: WorkDir) -> ExportRecord:
     plugin = formats.find(LocalFiles(source), request.resolved.detected, request.options)
     model = plugins.SourceModel(source, request.options, tuple(map(_declared, request.inputs)), emit)
     signature, graph = plugin.export(model, folder / MODEL, image=images.image(request.serving_image))
-    _copy_companions(plugin, source, folder / COMPANIONS)
     emit(f"{graph.parameters:,} parameters in {sum(graph.op_counts.values())} nodes, opset {graph.opset}")
+    resolved = prepare.run(work, request, signature, source if source.is_dir() else None, folder / prepare.FOLDER)
+    _write_companions(plugin, source, resolved, folder / COMPANIONS)
     data = samples.open_datasets(work, request, signature)
     lower(request, graph)
     warning = resolution_warning(len(data.evaluation or ()), request.constraints, largest_loss(data, request))
@@ -61,7 +63,13 @@ def _declared(entry: Input) -> plugins.DeclaredInput:
     return plugins.DeclaredInput(entry.name, entry.data_type, shape, {d.axis: d.opt for d in entry.dynamic})
 
 
-def _copy_companions(plugin: plugins.Format, source: Path, target: Path) -> None:
-    for path in plugin.companions(source):
+def _write_companions(plugin: plugins.Format, source: Path, resolved: Preprocess | None, target: Path) -> None:
+    """What clients, and a later run that only measures, make requests with."""
+    describing = [source / name for name in prepare.DESCRIBING if source.is_dir() and (source / name).is_file()]
+    found = {path.name: path for path in (*describing, *plugin.companions(source))}
+    if found or resolved:
         target.mkdir(exist_ok=True)
+    for path in found.values():
         shutil.copyfile(path, target / path.name)
+    if resolved:
+        (target / prepare.DESCRIPTION).write_text(prepare.describe(resolved) + "\n")

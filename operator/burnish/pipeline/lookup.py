@@ -45,6 +45,7 @@ def artifact_key(
         exporter=environments.identity(exporter) if exporter != runtime.toolchain else None,
         options=options,
         image=images.image(image),
+        preprocess=datasets.preprocess,
     )
 
 
@@ -72,4 +73,5 @@ def measurement_key(
         resources=target.resources,
         loads=loads,
         batching=batching,
+        preprocess=datasets.preprocess,
     )

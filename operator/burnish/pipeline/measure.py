@@ -38,7 +38,7 @@ from burnish.errors import BurnishError, Reason
 from burnish.measurement import equivalence, limits, rounds, summary
 from burnish.measurement.client import ModelError, ServerUnreachableError, TritonClient
 from burnish.measurement.statistics import paired_ratio
-from burnish.pipeline import cpu_limit, lookup, machine, samples, server
+from burnish.pipeline import cpu_limit, lookup, machine, prepare, samples, server
 from burnish.pipeline.datasets import overlap
 from burnish.pipeline.evaluation import Evaluation, evaluate
 from burnish.pipeline.progress import emit
@@ -71,6 +71,7 @@ def run(work: WorkDir, *, url: str, server_pid: int | None, cpu_enforcement: str
     _leave_cpus_to_the_server(server_pid)
     request = work.load_request()
     build, folder = _build_record(work, request)
+    prepare.run_apart(work)
     measurement = _Measurement(work, request, build, folder, TritonClient(url, signature=build.signature), server_pid)
     record = measurement.run(facts, cpu_enforcement)
     return MeasureStepRecord(build=build, measurement=record)

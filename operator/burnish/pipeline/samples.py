@@ -12,6 +12,7 @@ import numpy as np
 from burnish.api.job_contract import PipelineRequest, ResolvedInput, StageRecord, StepName
 from burnish.errors import BurnishError, Reason
 from burnish.measurement import tensors
+from burnish.pipeline import prepare
 from burnish.pipeline.datasets import Dataset, load_dataset
 from burnish.pipeline.inputs import Shapes, concrete_shape, generate, resolve_inputs
 from burnish.pipeline.workdir import WorkDir
@@ -122,11 +123,15 @@ def open_datasets(work: WorkDir, request: PipelineRequest, signature: Signature)
     calibration = evaluation = None
     if staged.calibration and data.calibration:
         calibration = load_dataset(
-            work.path(staged.calibration), request.inputs, signature, samples=data.calibration.samples, field="spec.datasets.calibration"
+            prepare.dataset_path(work, "calibration", staged.calibration),
+            request.inputs,
+            signature,
+            samples=data.calibration.samples,
+            field="spec.datasets.calibration",
         )
     if staged.evaluation and data.evaluation:
         evaluation = load_dataset(
-            work.path(staged.evaluation),
+            prepare.dataset_path(work, "evaluation", staged.evaluation),
             request.inputs,
             signature,
             samples=data.evaluation.samples,

@@ -15,6 +15,7 @@ from burnish import names
 from burnish.api.job_contract import ArtifactRef, PassEntryJson
 from burnish.api.scalars import quantity_bytes, quantity_value
 from burnish.api.v1alpha1.optimized_model import DynamicBatching, Evaluation, Input, Load, Resources
+from burnish.api.v1alpha1.preprocess import Preprocess
 from burnish.plugins.base import HardwareClass, ServingImage, SourceOptions
 
 
@@ -67,6 +68,7 @@ def artifact_key(
     exporter: str | None = None,
     options: SourceOptions | None = None,
     image: ServingImage | None = None,
+    preprocess: Preprocess | None = None,
     seed: int = 0,
 ) -> str:
     """Key of what one target's build makes, apart from the hardware class: hex, 64 digits (DESIGN.md section 4).
@@ -85,6 +87,7 @@ def artifact_key(
         exporter: identity of the toolchain that brings the source to ONNX, where it is another one.
         options: what the manifest says of the source beside where it is; whether it is trusted does not count.
         image: the serving image whose limits the artifact is capped to; its name and Triton do not count, what it loads does.
+        preprocess: as written; what it takes from the source, the source digest decides.
         seed: of everything random in a pass.
     """
     return _key(
@@ -102,6 +105,7 @@ def artifact_key(
             "seed": seed,
             "toolchain": toolchain,
             "exporter": exporter,
+            **_preprocessing(preprocess),
             "loads": image
             and {
                 "versions": dict(image.versions),
@@ -126,6 +130,7 @@ def measurement_key(
     resources: Resources,
     loads: Sequence[Load],
     batching: DynamicBatching | None = None,
+    preprocess: Preprocess | None = None,
     threads: int | None = None,
     instances: int = 1,
 ) -> str:
@@ -145,6 +150,7 @@ def measurement_key(
         resources: `1` and `1000m` are the same.
         loads: load points in order; the first one decides when measuring stops.
         batching: Triton's dynamic batching, where the server has it.
+        preprocess: as written; the baseline tells the source that it may take values from.
         threads: where they do not follow from `resources`.
         instances: model instances in the server.
     """
@@ -163,6 +169,7 @@ def measurement_key(
             "threads": threads,
             "instances": instances,
             **({"batching": batching.model_dump(mode="json", by_alias=True)} if batching else {}),
+            **_preprocessing(preprocess),
             "loads": [load.model_dump(mode="json", by_alias=True) for load in loads],
         },
     )
@@ -174,6 +181,10 @@ def _decoding(evaluation: Evaluation | None) -> dict[str, object] | None:
         return None
     facts = evaluation.model_dump(mode="json", by_alias=True, include={"output", "threshold", "agreement_cosine"})
     return facts | {"decode": evaluation.decoding and evaluation.decoding.value}
+
+
+def _preprocessing(preprocess: Preprocess | None) -> dict[str, object]:
+    return {"preprocess": preprocess.model_dump(mode="json", by_alias=True)} if preprocess else {}
 
 
 def _key(kind: str, ingredients: dict[str, object]) -> str:

@@ -68,6 +68,7 @@ TOOLCHAINS: Mapping[str, Toolchain] = MappingProxyType(
                     "plugins/**/*.py",
                     "measurement/metrics.py",
                     *(f"pipeline/{step}.py" for step in ("export", "lowering", "compress", "build", "samples", "inputs", "datasets")),
+                    *(f"pipeline/{module}.py" for module in ("prepare", "preprocess", "npz_parts", "texts", "archives")),
                 ),
             ),
             Toolchain(

@@ -29,6 +29,7 @@ from burnish.api.scalars import (
     Quantity,
     quantity_value,
 )
+from burnish.api.v1alpha1.preprocess import Preprocess
 from burnish.api.v1alpha1.status import Status
 from burnish.errors import BurnishError
 from burnish.plugins import base as plugins
@@ -267,10 +268,16 @@ class Decode(StrEnum):
 Samples = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
+_KINDS = (
+    "npz with one array per input, (samples, ...), named as the inputs; a folder or archive (tar, tar.gz, tar.zst, zip) of npz files or of folders of images; "
+    "or JSONL or CSV with `text`"
+)
+
+
 class Calibration(ApiModel):
     """Representative inputs for static quantization."""
 
-    uri: Uri = Field(examples=["file:calibration.npz"], description="npz with one array per input, (samples, ...), named as the inputs.")
+    uri: Uri = Field(examples=["file:calibration.npz"], description=f"{_KINDS}.")
     digest: Digest | None = Field(default=None, description="Pin: sha256 of the file.")
     samples: Samples = Field(default=256, description="At most this many, from the start.")
 
@@ -280,7 +287,7 @@ class Evaluation(ApiModel):
 
     uri: Uri = Field(
         examples=["file:evaluation.npz"],
-        description="npz with one array per input, (samples, ...), named as the inputs, and `label` where the metric needs it (all but Agreement).",
+        description=f"{_KINDS}; with `label` where the metric needs it.",
     )
     digest: Digest | None = Field(default=None, description="Pin: sha256 of the file.")
     samples: Samples | None = Field(default=None, description="At most this many, from the start; default all.")
@@ -333,6 +340,7 @@ class Datasets(ApiModel):
 
     calibration: Calibration | None = Field(default=None, description="Representative inputs for static quantization.")
     evaluation: Evaluation | None = Field(default=None, description="Held-out inputs on which candidates are judged; constraints.score needs it.")
+    preprocess: Preprocess | None = Field(default=None, description="How images become the model's input; needed where the data are images.")
 
 
 class Resources(ApiModel):
