@@ -50,7 +50,7 @@ class Installation:
         """
         run(CLUSTER, "up", "--number", self.number, *flags, prefix="cluster: ")
         say("cluster is up")
-        self.images("optimizer-torch" if "pytorch" in models else "")
+        self.images("optimizer-torch" if {"minilm", "pytorch", "resnet"} & set(models) else "")
         self.credentials = dataclasses.replace(self.credentials, endpoint=output(CLUSTER, "s3", "--number", self.number))
         files = self.files()
         for bucket in ("models", "burnish"):
@@ -94,7 +94,9 @@ class Installation:
         """Model and data of examples, into the S3 server."""
         files = self.files()
         for path in {path for model in models for path in example_files(model)}:
-            files.put_file(str(path), f"{self.sources}/{path.parent.name}/{path.name}")
+            for file in path.rglob("*") if path.is_dir() else [path]:
+                if file.is_file():
+                    files.put_file(str(file), f"{self.sources}/{file.relative_to(path.parent.parent)}")
         say(f"S3 server at {self.credentials.endpoint or 'Amazon'}: {self.sources} holds {', '.join(models)}, {self.store} is the store")
 
     def install(self, **values: object) -> None:
