@@ -87,7 +87,7 @@ def check(entry: Entry) -> None:
         assert 50 * MIB < usage.peak_memory_bytes < 4096 * MIB
     sizes = [candidate.artifact.size_bytes / build.baseline.size_bytes for candidate in entry.measured if candidate.artifact]
     assert sizes and min(sizes) < 0.5, "INT8 has a candidate that is worth it for each of these models"
-    assert max(sizes) <= 1
+    assert max(sizes) < 1.05, "where a pass finds little to do, its own nodes take some room"
     for candidate in entry.measured:
         found = entry.result.measurement.summary.candidates[candidate.name]
         assert found.equivalence is not None and (found.equivalence.worst_cosine or 0) > 0.7, candidate.name
