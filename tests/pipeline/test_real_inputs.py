@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,17 +29,22 @@ STATIC = [{"type": "Quantize", "quantize": {"precision": "INT8", "mode": "Static
 MINILM = EXAMPLES / ".work" / "minilm"
 
 
-@pytest.fixture(scope="module")
-def library() -> np.ndarray:
-    """What sentence-transformers answers to the first sentences of the evaluation data: (SENTENCES, 384) float32, each at length 1."""
+def beside_the_library(*script: object) -> str:
+    """The last line of a script in PyTorch's environment. {packages} stands for where the example's environment has sentence-transformers."""
     environment = environments.find("torch")
     assert environment is not None, "the fixture `toolchains` made it"
     (packages,) = (EXAMPLES.parent / ".tools" / "examples" / "minilm" / "lib").glob("python*/site-packages")
-    sentences = json.loads((MINILM / "sentences.json").read_text())["evaluation"][:SENTENCES]
-    command = [environment.python, "-c", LIBRARY, packages, MINILM / "model", json.dumps(sentences)]
+    command = [environment.python, *(packages if part == "{packages}" else part for part in script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    return np.array(json.loads(done.stdout.splitlines()[-1]), np.float32)
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def library() -> np.ndarray:
+    """What sentence-transformers answers to the first sentences of the evaluation data: (SENTENCES, 384) float32, each at length 1."""
+    sentences = json.loads((MINILM / "sentences.json").read_text())["evaluation"][:SENTENCES]
+    return np.array(json.loads(beside_the_library("-c", LIBRARY, "{packages}", MINILM / "model", json.dumps(sentences))), np.float32)
 
 
 def ask(url: str) -> np.ndarray:
@@ -76,6 +82,12 @@ def test_minilm_serves_the_vectors_of_sentence_transformers(project, port, libra
     np.testing.assert_allclose(np.linalg.norm(served, axis=1), 1, rtol=1e-3)
     if not passes:
         np.testing.assert_allclose(served, library, atol=1e-5)
+
+
+def test_a_dense_layer_as_the_library_saves_it_answers_as_the_library_does(tmp_path):
+    script = Path(__file__).with_name("dense_by_library.py")
+    same, shuffled = map(float, beside_the_library(script, "{packages}", MINILM / "model", tmp_path).split())
+    assert same < 1e-5 < 0.1 < shuffled
 
 
 def test_resnet_example_gets_faster_and_stays_accurate_on_both_runtimes(project):
