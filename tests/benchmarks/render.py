@@ -50,7 +50,7 @@ ratio is smaller than bare.
 _RUNTIMES = """## Do PyTorch's models pay on both CPU runtimes?
 
 all-MiniLM-L6-v2 (a sentence-transformers directory; 64 tokens) and ResNet-18 (a state dict; 64x64 pixels), with the candidates that `burnish run` published, bare in their
-runtimes, one thread, interleaved blocks in one process, batch 1. Of MiniLM on OpenVINO the fastest one whose worst sentence keeps a cosine of .99. ResNet-18's static INT8
+runtimes, one thread, interleaved blocks in one process, batch 1. Of MiniLM the fastest one of each runtime whose vectors keep a mean cosine of .99. ResNet-18's static INT8
 stands beside `quantize_static` and `nncf.quantize` called by hand on the same ONNX file with the same data, the latter also under OpenVINO's own `benchmark_app`, in turns.
 """
 
