@@ -26,8 +26,11 @@ IMAGES =
 S3 =
 ON_CONTEXT = $(if $(CONTEXT),--context '$(CONTEXT)' --images '$(IMAGES)' --s3 '$(S3)')
 
-# The data of these two is not ours to commit: it is taken from packages, in an environment of its own.
+# The data of these is not ours to commit: it is taken from packages, in an environment of its own.
 EXAMPLES := $(patsubst examples/%/make.py,%,$(wildcard examples/ocr/make.py examples/magika/make.py))
+# Only the long tests and the benchmarks need these: a large download, and a minute's training in Burnish's own environment for PyTorch.
+LONG_EXAMPLES := minilm resnet
+MADE = $(1:%=examples/.work/%/.made)
 
 # Who points pip at another index means uv too.
 ifdef PIP_INDEX_URL
@@ -39,20 +42,20 @@ ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
 export UV_SYSTEM_CERTS ?= true
 endif
 
-.PHONY: help install dev toolchains demo demo-down test test-long test-py312 verify generate bench examples lock clean
+.PHONY: help install dev toolchains demo demo-down test test-long test-py312 verify generate bench matrix examples lock clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 install: $(VENV)/.installed ## Make .venv/bin/burnish from the hashed locks
 
-demo: install $(patsubst %,examples/.work/%/.made,$(filter $(EXAMPLES),$(MODELS))) ## A Kubernetes on this machine, Burnish in it, a model served (root, Go; MODELS="digits ocr magika": more; CONTEXT=name: on that cluster)
+demo: install $(call MADE,$(filter $(EXAMPLES) $(LONG_EXAMPLES),$(MODELS))) ## A Kubernetes on this machine, Burnish in it, a model served (root, Go; MODELS="digits ocr magika": more; CONTEXT=name: on that cluster)
 	@$(BIN)/python e2e/demo.py up --models $(MODELS) $(ON_CONTEXT)
 
 demo-down: install ## End the demo's cluster and remove every trace of it (CONTEXT=name: what the demo made there)
 	@$(BIN)/python e2e/demo.py down $(ON_CONTEXT)
 
-test: dev verify toolchains examples ## Every behaviour once: unit, golden, charts, a real apiserver, the pipeline, a real cluster, in this order
+test: dev verify toolchains $(call MADE,$(EXAMPLES)) ## Every behaviour once: unit, golden, charts, a real apiserver, the pipeline, a real cluster, in this order
 	$(BIN)/pytest -m "not long" --durations=10 $(ARGS) tests/unit tests/golden
 	e2e/cluster/cluster build
 	$(BIN)/pytest -m "not long" --durations=10 $(ARGS) tests/charts tests/cluster tests/integration
@@ -83,6 +86,9 @@ generate: install ## Write what is generated from the models: the CRD, docs/refe
 bench: dev toolchains examples ## Measure the claims of docs/benchmarks.md and write it; takes long (ARGS=--quick: minutes, writes nothing)
 	@set -- $(wildcard tests/benchmarks/bench_*.py); [ $$# -gt 0 ] || { echo "bench: there is no tests/benchmarks/bench_*.py" >&2; exit 1; }; \
 	for script; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done; $(BIN)/python tests/benchmarks/render.py
+
+matrix: dev toolchains examples ## Run every source format on every runtime and write docs/matrix.md; takes minutes
+	BURNISH_MATRIX=write $(BIN)/pytest -m long --durations=10 $(ARGS) tests/pipeline/test_matrix.py
 
 clean: ## Remove what these targets made here (not the caches in your home directory)
 	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist examples/.work tests/benchmarks/.work
@@ -125,7 +131,12 @@ dev: $(VENV)/.dev ## What tests and checks need, in .venv
 toolchains: install ## The environments in which steps and the server run, in your cache directory
 	@$(BIN)/burnish toolchain install
 
-examples: $(EXAMPLES:%=examples/.work/%/.made) ## Make the data of examples/ocr and examples/magika
+examples: $(call MADE,$(EXAMPLES) $(LONG_EXAMPLES)) ## Make the data of the examples that aren't committed: ocr, magika, minilm, resnet
+
+examples/.work/resnet/.made: examples/resnet/make.py | install
+	@echo "examples: making resnet (a minute's training)"
+	@$$($(BIN)/burnish toolchain install torch | sed 's/^torch: \(.*\)  (.*/\1/')/bin/python $< --out $(@D)
+	@touch $@
 
 examples/.work/%/.made: examples/%/make.py examples/%/requirements.txt | $(UV)
 	@echo "examples: making $*"

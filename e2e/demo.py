@@ -110,9 +110,8 @@ def ask(space: Space, model: OptimizedModel) -> None:
     name = model.metadata.name
     call = functools.partial(space.installation.ask, space, name)
     path = f"/v2/models/{name}"
-    (shape, values), label = first_sample(example_files(name)[-1])
-    tensor = call(path)["inputs"][0]
-    request = {"inputs": [{"name": tensor["name"], "shape": [1, *shape], "datatype": tensor["datatype"], "data": values}]}
+    sample, label = first_sample(example_files(name)[-1])
+    request = {"inputs": [request_tensor(tensor, *sample[tensor["name"]]) for tensor in call(path)["inputs"]]}
     started = time.monotonic()
     answer = call(f"{path}/infer", request)
     took = (time.monotonic() - started) * 1000
@@ -125,14 +124,21 @@ def ask(space: Space, model: OptimizedModel) -> None:
     print(f"POST {model.status.url}{path}/infer with {told} ({took:.1f} ms, {space.installation.way})")
 
 
-def first_sample(path: Path) -> tuple[tuple[list[int], list[float]], int | None]:
-    """Shape and values of the first sample, and its label: an npz is a zip of .npy files (NumPy's NEP 1), and the demo needs no more of NumPy."""
+def request_tensor(tensor: dict[str, Any], shape: list[int], values: list[float]) -> dict[str, Any]:
+    """One sample of an input, as the protocol wants it."""
+    return {"name": tensor["name"], "shape": [1, *shape], "datatype": tensor["datatype"], "data": values}
+
+
+def first_sample(path: Path) -> tuple[dict[str, tuple[list[int], list[float]]], int | None]:
+    """Input -> shape and values of the first sample, and its label: an npz is a zip of .npy files (NumPy's NEP 1), and the demo needs no more of NumPy."""
     with zipfile.ZipFile(path) as archive:
         arrays = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
     label = read_npy(arrays.pop("label"))[1][0] if "label" in arrays else None
-    shape, values = read_npy(next(iter(arrays.values())))
-    count = len(values) // shape[0]
-    return (shape[1:], list(values[:count])), label
+    sample = {}
+    for name, content in arrays.items():
+        shape, values = read_npy(content)
+        sample[name] = (shape[1:], list(values[: len(values) // shape[0]]))
+    return sample, label
 
 
 def read_npy(content: bytes) -> tuple[list[int], array.array[Any]]:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 CLUSTER = ROOT / "e2e/cluster/cluster"
 START = time.monotonic()
-EXPORTERS = {"pytorch": "optimizer-torch", "keras": "optimizer-tensorflow"}
+EXPORTERS = {"pytorch": "optimizer-torch", "resnet": "optimizer-torch", "minilm": "optimizer-torch", "keras": "optimizer-tensorflow"}
 """Example -> the image in which its source is exported, where that is not the usual one."""
 
 
@@ -95,7 +95,9 @@ class Installation:
         """Model and data of examples, into the S3 server."""
         files = self.files()
         for path in {path for model in models for path in example_files(model)}:
-            files.put(str(path), f"{self.sources}/{path.parent.name}/{path.name}", recursive=path.is_dir())
+            for file in path.rglob("*") if path.is_dir() else [path]:
+                if file.is_file():
+                    files.put_file(str(file), f"{self.sources}/{file.relative_to(path.parent.parent)}")
         say(f"S3 server at {self.credentials.endpoint or 'Amazon'}: {self.sources} holds {', '.join(models)}, {self.store} is the store")
 
     def install(self, **values: object) -> None:

@@ -23,7 +23,8 @@ WAITING = 256
 
 
 def _request() -> tuple[list[int], list[float]]:
-    (shape, values), _ = first_sample(ROOT / "examples/digits/evaluation.npz")
+    sample, _ = first_sample(ROOT / "examples/digits/evaluation.npz")
+    shape, values = sample["image"]
     return [1, *shape], values
 
 

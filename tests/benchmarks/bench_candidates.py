@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import random
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import bare
 import by_hand
 import example
 import figures
@@ -27,7 +26,6 @@ import machine
 from burnish import names
 from burnish.api.job_contract import BuildStepRecord, ExportRecord, PipelineRequest, StepName
 from burnish.measurement import scoring, statistics
-from burnish.measurement.statistics import Interval
 from burnish.pipeline import samples
 from burnish.pipeline.samples import Samples
 from burnish.plugins.base import Session
@@ -35,9 +33,6 @@ from burnish.plugins.runtimes import _onnxruntime_session as ort
 
 EXAMPLES = ("digits", "magika", "ocr")
 SPEED_TARGET = 0.97
-FEEDS = 16
-BLOCK_SECONDS = 0.02
-MIN_REQUESTS = 3
 VARIANTS: dict[str, dict[str, Sequence[str] | None]] = {
     "static": {"all types": None, "weighted types": by_hand.WEIGHTED},
     "static-ends": {"all types": None, "weighted types": by_hand.WEIGHTED},
@@ -60,7 +55,7 @@ def compare(name: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
     with machine.kept_to([max(os.sched_getaffinity(0))]):
         sessions: dict[str, Session] = {key: ort.open_session(path, threads=1) for key, path in files.items()}
         print(f"{name}: measuring {len(sessions)} models in {rounds} rounds", flush=True)
-        medians = measure(sessions, data.feeds(FEEDS), rounds)
+        medians = bare.measure(sessions, data.feeds(bare.FEEDS), rounds)
         scores = score(sessions, data, request)
     summary = run.record.measurement.summary
     return [
@@ -73,7 +68,7 @@ def compare(name: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
             "fp32Score": _mean(scores[names.BASELINE]),
             "samples": len(scores[candidate]),
             "metric": request.datasets.evaluation.metric.value if request.datasets.evaluation else "",
-            "bareSpeedup": _interval(statistics.paired_ratio(medians[names.BASELINE], medians[candidate])),
+            "bareSpeedup": bare.interval(statistics.paired_ratio(medians[names.BASELINE], medians[candidate])),
             "clientSpeedup": _inverse(summary.candidates[candidate].speeds[0].ratio.model_dump()),
             "verdict": _verdict(run, candidate),
             "peers": [_against(peer, medians, scores) for peer in peers if peer.candidate == candidate],
@@ -124,31 +119,6 @@ def make_peer(candidate: str, variant: str, prepared: Path, feeds: Sequence[by_h
     return peer
 
 
-def measure(sessions: Mapping[str, Session], feeds: Sequence[Mapping[str, np.ndarray]], rounds: int) -> dict[str, np.ndarray]:
-    """Session -> median seconds per round; in each round every session gets one block, in shuffled order."""
-    shuffler, order = random.Random(0), list(sessions)  # shuffles, hides nothing
-    blocks: dict[str, list[list[float]]] = {name: [] for name in sessions}
-    for session in sessions.values():
-        _block(session, feeds, 0.5)
-    for _ in range(rounds):
-        shuffler.shuffle(order)
-        for name in order:
-            blocks[name].append(_block(sessions[name], feeds, BLOCK_SECONDS))
-    return {name: statistics.block_medians(found) for name, found in blocks.items()}
-
-
-def _block(session: Session, feeds: Sequence[Mapping[str, np.ndarray]], seconds: float) -> list[float]:
-    clock = time.perf_counter
-    times: list[float] = []
-    end = clock() + seconds
-    while clock() < end or len(times) < MIN_REQUESTS:
-        feed = feeds[len(times) % len(feeds)]
-        started = clock()
-        session.infer(feed)
-        times.append(clock() - started)
-    return times
-
-
 def score(sessions: Mapping[str, Session], data: Samples, request: PipelineRequest) -> dict[str, tuple[float, ...]]:
     """Session -> per-sample scores on all evaluation samples, by the manifest's metric."""
     spec, evaluation = request.datasets.evaluation, data.evaluation
@@ -173,8 +143,8 @@ def _against(peer: Peer, medians: Mapping[str, np.ndarray], scores: Mapping[str,
         "variant": peer.variant,
         "bytes": peer.file.stat().st_size,
         "score": _mean(scores[peer.key]),
-        "speed": _interval(speed),
-        "scoreDrop": _interval(drop),
+        "speed": bare.interval(speed),
+        "scoreDrop": bare.interval(drop),
         "met": not is_better and (speed.estimate >= SPEED_TARGET or is_worse),
     }
 
@@ -188,10 +158,6 @@ def _verdict(run: example.Run, candidate: str) -> str:
 
 def _mean(values: Sequence[float]) -> float:
     return round(sum(values) / len(values), 4)
-
-
-def _interval(found: Interval) -> dict[str, float]:
-    return {"estimate": round(found.estimate, 4), "low": round(found.low, 4), "high": round(found.high, 4)}
 
 
 def _inverse(ratio: Mapping[str, float]) -> dict[str, float]:

@@ -47,6 +47,18 @@ _CANDIDATES_FP32 = """Against FP32, which is what a user gains. At the client is
 ratio is smaller than bare.
 """
 
+_RUNTIMES = """## Do PyTorch's models pay on both CPU runtimes?
+
+all-MiniLM-L6-v2 (a sentence-transformers directory; 64 tokens) and ResNet-18 (a state dict; 64x64 pixels), with the candidates that `burnish run` published, bare in their
+runtimes, one thread, interleaved blocks in one process, batch 1. Of MiniLM the fastest one of each runtime whose vectors keep a mean cosine of .99. ResNet-18's static INT8
+stands beside `quantize_static` and `nncf.quantize` called by hand on the same ONNX file with the same data, the latter also under OpenVINO's own `benchmark_app`, in turns.
+"""
+
+_CONVERSIONS = """Export and build alone, each a process of its own from start to end, against scripts that do the same by hand (tests/benchmarks/convert_by_hand.py), {count} times in
+turns, medians. Burnish's export also reads the datasets, runs the source's framework on eight samples and keeps its answers; its build compares the artifact with them.
+Target: at most 10 % or 2 s slower, and at most 10 % more memory at the peak.
+"""
+
 _OVERHEAD = """## What does Burnish add to the work itself?
 
 `burnish run examples/digits.yaml` with an empty store, against one script that does the same work by hand (tests/benchmarks/hand_run.py: the same three
@@ -89,11 +101,17 @@ def render(results: Mapping[str, Figures]) -> str:
     Args:
         results: name of the benchmark -> what it saved.
     """
-    sections = {"gate": _gate, "candidates": _candidates, "overhead": _overhead, "controller": _controller, "serving": _serving}
-    titles = {"gate": _GATE, "candidates": _CANDIDATES, "overhead": _OVERHEAD, "controller": _CONTROLLER, "serving": _SERVING}
+    sections = {
+        "gate": (_GATE, _gate),
+        "candidates": (_CANDIDATES, _candidates),
+        "runtimes": (_RUNTIMES, _runtimes),
+        "overhead": (_OVERHEAD, _overhead),
+        "controller": (_CONTROLLER, _controller),
+        "serving": (_SERVING, _serving),
+    }
     parts = [_HEAD]
-    for name, section in sections.items():
-        missing = f"{titles[name].splitlines()[0]}\n\nNot measured yet: `.venv/bin/python tests/benchmarks/bench_{name}.py`.\n"
+    for name, (title, section) in sections.items():
+        missing = f"{title.splitlines()[0]}\n\nNot measured yet: `.venv/bin/python tests/benchmarks/bench_{name}.py`.\n"
         parts.append(section(results[name]) if name in results else missing)
     return "\n".join(parts)
 
@@ -191,6 +209,46 @@ def _candidates(found: Figures) -> str:
 
 def _beside(row: Figures, peer: Figures) -> list[str]:
     return [figures.interval(peer["speed"]), f"{row['score']:.4f}, {peer['score']:.4f}", f"{row['bytes'] / peer['bytes']:.2f}"]
+
+
+def _runtimes(found: Figures) -> str:
+    speeds = [
+        [
+            row["example"],
+            row["candidate"],
+            row["against"],
+            figures.interval(row["speed"], "x"),
+            f"accuracy {row['accuracy']:.4f}" if "accuracy" in row else f"cosine {row['cosine']:.4f}, worst {row['worstCosine']:.4f}",
+            f"{row['size']:.2f}",
+            row["target"],
+            _met(row["met"]),
+        ]
+        for row in found["rows"]
+    ]
+    conversions = [
+        [
+            row["example"],
+            row["part"],
+            f"{row['seconds']:.1f}",
+            f"{row['secondsByHand']:.1f}",
+            f"{row['over']:.1f}",
+            f"{row['mib']} / {row['mibByHand']}",
+            _met(row["met"]),
+        ]
+        for row in found["conversions"]
+    ]
+    speed_headers = ["model", "candidate", "against", "times as fast", "quality", "size / its", "target", "met"]
+    conversion_headers = ["model", "part", "Burnish, s", "by hand, s", "paired difference, s", "peak MiB, Burnish / by hand", "met"]
+    load = f"OpenVINO and NNCF {found['machine']['openvino']}; load average after each model {', '.join(map(str, found['loadAverage']))}"
+    return "\n".join(
+        [
+            _RUNTIMES,
+            _table(speed_headers, speeds),
+            _CONVERSIONS.format(count=len(found["conversions"][0]["pairs"])),
+            _table(conversion_headers, conversions),
+            _machine(found["machine"], load),
+        ]
+    )
 
 
 def _overhead(found: Figures) -> str:

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -249,6 +250,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Example:
     made = Project(tmp_path_factory.mktemp("digits"))
     manifest = EXAMPLES / "digits.yaml"
     return Example(made, manifest, made.run(manifest, "--report", made.path / "report.html"))
+
+
+@pytest.fixture
+def port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 class Site(http.server.ThreadingHTTPServer):

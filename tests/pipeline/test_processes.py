@@ -186,13 +186,6 @@ def test_failed_step_leaves_a_script_that_repeats_the_failure(project, make_mlp,
 # --- --keep-serving -----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def answer(line: str) -> dict:
     """What the printed curl command prints; without curl the same request from here."""
     if shutil.which("curl"):

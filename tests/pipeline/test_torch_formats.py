@@ -42,7 +42,9 @@ REFUSED = {
     "task of another head": ("ArchitectureMismatch", "trained for TextClassification"),
     "head without weights": ("ArchitectureMismatch", "classifier.bias is missing"),
     "sentence task without modules": ("ArchitectureMismatch", "no modules.json"),
-    "unknown pooling module": ("ArchitectureMismatch", "Transformer, Pooling, Dense"),
+    "unknown pooling module": ("ArchitectureMismatch", "Transformer, Pooling, LSTM"),
+    "dense layer of another size": ("ArchitectureMismatch", "no layer of out, in = [16, 32]"),
+    "dense layer with code as its activation": ("ArchitectureMismatch", "2_Dense asks for os.system"),
     "program that is not trusted": ("SourceNotTrusted", "trusted: true"),
     "script that is not trusted": ("SourceNotTrusted", "trusted: true"),
     "script without inputs": ("InputsNotGeneratable", "spec.inputs"),
@@ -101,6 +103,11 @@ def test_token_ids_have_the_range_of_the_vocabulary(outcomes):
 def test_sentence_vectors_are_the_mean_without_padding_at_length_one(outcomes):
     assert outcomes["sentence model"]["pooled"] < 1e-6
     assert outcomes["sentence model"]["companions"] == ["tokenizer.json", "config.json"]
+
+
+def test_a_dense_layer_follows_the_pooling(outcomes):
+    assert outcomes["sentence model with a dense layer"]["pooled"] < 1e-6
+    assert outcomes["sentence model with a dense layer"]["outputs"] == {"sentence_embedding": ["FP32", -1, 16]}
 
 
 def test_every_bad_case_is_judged_here():

@@ -48,6 +48,7 @@ GOOD = {
     "classifier of text": Case("HuggingFace", "bert"),
     "classifier of text, body only": Case("HuggingFace", "masked", {"task": "FeatureExtraction"}),
     "sentence model": Case("HuggingFace", "sentence"),
+    "sentence model with a dense layer": Case("HuggingFace", "dense"),
     "classifier of images": Case("HuggingFace", "vit"),
 }
 BAD = {
@@ -73,7 +74,9 @@ BAD = {
     "task of another head": Case("HuggingFace", "bert", {"task": "TokenClassification"}),
     "head without weights": Case("HuggingFace", "body", {"task": "TextClassification"}),
     "sentence task without modules": Case("HuggingFace", "bert", {"task": "SentenceEmbedding"}),
-    "unknown pooling module": Case("HuggingFace", "dense"),
+    "unknown pooling module": Case("HuggingFace", "lstm"),
+    "dense layer of another size": Case("HuggingFace", "dense-cut"),
+    "dense layer with code as its activation": Case("HuggingFace", "dense-code"),
     "program that is not trusted": Case("ExportedProgram", "evil.pt2"),
     "script that is not trusted": Case("TorchScript", "evil.script.pt"),
     "script without inputs": Case("TorchScript", "net.script.pt", TRUSTED),
@@ -177,7 +180,7 @@ def folders(directory: Path, canary: Path) -> None:
     bert.architectures = ["BertForSequenceClassification"]
     bert.save_pretrained(directory / "pickled")
     torch.save({"weight": Evil(canary)}, directory / "pickled" / "pytorch_model.bin")
-    for name, last in {"sentence": "Normalize", "dense": "Dense"}.items():
+    for name, last in {"sentence": "Normalize", "dense": "Dense", "lstm": "LSTM", "dense-cut": "Dense", "dense-code": "Dense"}.items():
         transformers.BertModel(bert).save_pretrained(directory / name)
         kinds = {"Transformer": "", "Pooling": "1_Pooling", last: f"2_{last}"}
         modules = [{"idx": n, "name": str(n), "path": p, "type": f"sentence_transformers.models.{k}"} for n, (k, p) in enumerate(kinds.items())]
@@ -185,18 +188,31 @@ def folders(directory: Path, canary: Path) -> None:
         (directory / name / "1_Pooling").mkdir()
         (directory / name / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}))
         (directory / name / "tokenizer.json").write_text("{}")
+        if last == "Dense":
+            (directory / name / "2_Dense").mkdir()
+            layer = torch.nn.Linear(32, 16 if name != "dense-cut" else 8)
+            activation = "torch.nn.modules.activation.Tanh" if name != "dense-code" else "os.system"
+            config = {"in_features": 32, "out_features": 16, "bias": True, "activation_function": activation}
+            (directory / name / "2_Dense" / "config.json").write_text(json.dumps(config))
+            weights = {f"linear.{key}": value for key, value in layer.state_dict().items()}
+            safetensors.torch.save_file(weights, directory / name / "2_Dense" / "model.safetensors")
 
 
 def pooled_by_hand(folder: Path, feed: dict[str, np.ndarray], answer: dict[str, np.ndarray]) -> float:
-    """Largest difference from the definition: the mean over tokens that are no padding, at length 1."""
+    """Largest difference from the definition: the mean over tokens that are no padding; at length 1, or after the dense layer."""
     with torch.inference_mode():
         tokens = transformers.BertModel.from_pretrained(folder)(**{n: torch.from_numpy(a) for n, a in feed.items()}).last_hidden_state.numpy()
     mean = np.stack([row[mask == 1].mean(0) for row, mask in zip(tokens, feed["attention_mask"], strict=True)])
-    return float(np.abs(mean / np.linalg.norm(mean, axis=1, keepdims=True) - answer["sentence_embedding"]).max())
+    if (folder / "2_Dense").exists():
+        weights = {name: value.numpy() for name, value in safetensors.torch.load_file(folder / "2_Dense" / "model.safetensors").items()}
+        found = np.tanh(mean @ weights["linear.weight"].T + weights["linear.bias"])
+    else:
+        found = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    return float(np.abs(found - answer["sentence_embedding"]).max())
 
 
 def look(case: Case, path: Path, feed: dict[str, np.ndarray], answer: dict[str, np.ndarray]) -> dict[str, Any]:
-    return {"pooled": pooled_by_hand(path, feed, answer)} if case.path == "sentence" else {}
+    return {"pooled": pooled_by_hand(path, feed, answer)} if case.path in ("sentence", "dense") else {}
 
 
 def main() -> None:

@@ -125,12 +125,22 @@ class SourceRecord(Record):
     fetched_at: str
 
 
+class Usage(ApiModel):
+    """What a piece of work took."""
+
+    seconds: float
+    peak_memory_bytes: int | None = None
+    """Most resident memory of its process (VmHWM), shared pages included; None where that can't be seen."""
+
+
 class CandidateBuild(ApiModel):
     """One candidate of a build: built, or why not."""
 
     name: str
     summary: str = ""
     artifact: ArtifactRef | None = None
+    usage: Usage | None = None
+    """Of its passes."""
     reason: Reason | None = None
     message: str = ""
 
@@ -147,6 +157,8 @@ class BuildRecord(Record):
     source_format: str
     export: tuple[TensorDifference, ...] = ()
     """The baseline against the source framework's own outputs, per output."""
+    usage: dict[str, Usage] = Field(default_factory=dict)
+    """Step -> what its process took, of the steps that open the model."""
     created_at: str
 
 
@@ -508,7 +520,7 @@ class CompressedCandidate(ApiModel):
     file: str | None = None
     reason: Reason | None = None
     message: str = ""
-    seconds: float = 0.0
+    usage: Usage | None = None
 
 
 class CompressRecord(Record):
@@ -544,6 +556,12 @@ class BuildStepRecord(Record):
     inputs: tuple[ResolvedInput, ...] = ()
     difference: tuple[TensorDifference, ...] = ()
     """The baseline against the source framework's own outputs."""
+
+
+class StepUsage(Record):
+    """`usage.json` beside a step's record."""
+
+    usage: Usage
 
 
 class MeasurementIndex(Record):

@@ -17,7 +17,7 @@ from pathlib import Path
 from burnish.api import requests
 from burnish.api.job_contract import Failure, Record, ResolveRequest, StepName
 from burnish.errors import BurnishError, Reason, StepExit
-from burnish.pipeline import ahead, container, no_network, source_options, store_options
+from burnish.pipeline import ahead, container, no_network, source_options, store_options, usage
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
 
@@ -46,12 +46,14 @@ def main(arguments: list[str] | None = None) -> int:
     if more is None:
         return StepExit.OK
     options = parser.parse_args([*arguments, *more])
+    started = time.monotonic()
     try:
         work.folder(step).mkdir(parents=True, exist_ok=True)
         if options.job:
             _run_job(step, work, options)
         else:
             work.save(step, _run(step, work, options))
+        work.save_usage(step, usage.of_process(started))
         return StepExit.OK
     except BurnishError as error:
         found = error

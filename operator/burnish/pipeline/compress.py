@@ -6,14 +6,13 @@ A candidate that can't be made is a finding, not a failure: it stands in the rep
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from burnish.api.job_contract import CompressedCandidate, CompressRecord, ExportRecord, PipelineRequest, StepName
 from burnish.errors import BurnishError, Reason
 from burnish.measurement import scoring
-from burnish.pipeline import samples
+from burnish.pipeline import samples, usage
 from burnish.pipeline.export import MODEL
 from burnish.pipeline.lowering import lower
 from burnish.pipeline.progress import emit
@@ -82,7 +81,7 @@ def _make(
 ) -> CompressedCandidate:
     folder = work.folder(StepName.compress)
     current = work.folder(StepName.export) / MODEL
-    started = time.monotonic()
+    meter = usage.Meter()
     summary = recipe.summary
     try:
         for number, step in enumerate(recipe.steps):
@@ -97,7 +96,7 @@ def _make(
             raise
         emit(f"candidate {recipe.name} is left out: {error.message}", warning=True)
         return CompressedCandidate(name=recipe.name, summary=recipe.summary, reason=error.reason, message=error.message)
-    return CompressedCandidate(name=recipe.name, summary=summary, file=_relative(work, current), seconds=round(time.monotonic() - started, 2))
+    return CompressedCandidate(name=recipe.name, summary=summary, file=_relative(work, current), usage=meter.read())
 
 
 def _relative(work: WorkDir, path: Path) -> str:

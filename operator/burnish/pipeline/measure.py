@@ -15,12 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from burnish import names
-from burnish.api import numbers
+from burnish.api import numbers, requests
 from burnish.api.job_contract import (
     ArtifactRef,
     BuildRecord,
     BuildStepRecord,
     CandidateBuild,
+    CompressRecord,
     Environment,
     ExportRecord,
     LoadTrace,
@@ -284,8 +285,9 @@ def _build_record(work: WorkDir, request: PipelineRequest) -> tuple[BuildRecord,
     built, exported = work.load(StepName.build, BuildStepRecord), work.load(StepName.export, ExportRecord)
     scratch = work.folder(StepName.measure)
     refs = {m.name: describe(work.path(m.directory), scratch) for m in built.models if m.directory is not None}
+    passes = {c.name: c.usage for c in work.load(StepName.compress, CompressRecord).candidates}
     candidates = tuple(
-        CandidateBuild(name=m.name, summary=m.summary, artifact=refs.get(m.name), reason=m.reason, message=m.message)
+        CandidateBuild(name=m.name, summary=m.summary, artifact=refs.get(m.name), usage=passes.get(m.name), reason=m.reason, message=m.message)
         for m in built.models
         if m.name != names.BASELINE
     )
@@ -298,6 +300,7 @@ def _build_record(work: WorkDir, request: PipelineRequest) -> tuple[BuildRecord,
         graph=exported.graph,
         source_format=exported.format,
         export=built.difference,
+        usage={step.value: found for step in requests.OFFLINE_STEPS if (found := work.load_usage(step)) is not None},
         created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
     return record, work.folder(StepName.build) / "artifacts"

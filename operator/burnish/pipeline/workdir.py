@@ -2,7 +2,7 @@
 
     request.json            what is wanted (`PipelineRequest`)
     input/                  source and datasets, put there by `stage`
-    steps/<nn>-<name>/      one folder per step, written by that step alone: record.json, or failure.json, and its files
+    steps/<nn>-<name>/      one folder per step, written by that step alone: record.json and usage.json, or failure.json, and its files
 
 A step reads other folders and writes its own. Readers open regular files below the root and follow no link, so that a step which runs a
 model's code cannot make a later step, one that holds credentials, read something else.
@@ -17,7 +17,7 @@ from typing import TypeVar, overload
 
 from pydantic import ValidationError
 
-from burnish.api.job_contract import Failure, PipelineRequest, Record, StepName, step_folder
+from burnish.api.job_contract import Failure, PipelineRequest, Record, StepName, StepUsage, Usage, step_folder
 from burnish.errors import BurnishError, Reason
 
 R = TypeVar("R", bound=Record)
@@ -65,6 +65,15 @@ class WorkDir:
     def load(self, step: StepName, kind: type[R]) -> R:
         """Read the record that an earlier step left."""
         return _read(self.folder(step) / "record.json", kind)
+
+    def save_usage(self, step: StepName, usage: Usage) -> None:
+        """Leave what the step took."""
+        _write(self.folder(step) / "usage.json", StepUsage(usage=usage))
+
+    def load_usage(self, step: StepName) -> Usage | None:
+        """What an earlier step took, if it left that."""
+        path = self.folder(step) / "usage.json"
+        return _read(path, StepUsage).usage if path.is_file() else None
 
     def save_failure(self, failure: Failure) -> None:
         """Leave why the step ended without a record."""

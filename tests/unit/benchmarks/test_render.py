@@ -46,6 +46,19 @@ SERVING = {
     ],
 }
 
+INT8 = {"speed": {"estimate": 2.5, "low": 2.4, "high": 2.6}, "size": 0.25, "met": True}
+RUNTIMES = {
+    "machine": MACHINE | {"openvino": "2026.4.1 3.4.0"},
+    "loadAverage": [1.0, 1.0],
+    "rows": [
+        {"example": "minilm", "candidate": "ort dynamic", "against": "ort baseline", "cosine": 0.994, "worstCosine": 0.987, "target": "at least 1.7", **INT8},
+        {"example": "resnet", "candidate": "ort static", "against": "ort baseline", "accuracy": 0.95, "target": "for information", **INT8, "met": None},
+    ],
+    "conversions": [
+        {"example": "resnet", "part": "export", "seconds": 9.0, "secondsByHand": 8.0, "over": 1.0, "mib": 1200, "mibByHand": 1100, "met": True, "pairs": [[]]}
+    ],
+}  # fmt: skip
+
 
 @pytest.fixture
 def render(monkeypatch):
@@ -77,6 +90,15 @@ def test_page_puts_the_clusters_seconds_beside_those_of_the_same_step_without_it
     assert lines["| resolve Job"].endswith("| 6 | 0.4 |")
     assert lines["| pod's start"].endswith("| 1 |  |")
     assert lines["| digits"].endswith("| static | 4 | 900 | 900 | 0.300 (0.280 to 0.320) | 1.1 / 2 | 1.1 / 2 |")
+
+
+def test_page_tells_of_each_runtime_what_it_was_held_to(render):
+    lines = [line for line in render.render({"runtimes": RUNTIMES}).splitlines() if line.startswith(("| minilm", "| resnet"))]
+    assert lines == [
+        "| minilm | ort dynamic | ort baseline | 2.50x (2.40x to 2.60x) | cosine 0.9940, worst 0.9870 | 0.25 | at least 1.7 | yes |",
+        "| resnet | ort static | ort baseline | 2.50x (2.40x to 2.60x) | accuracy 0.9500 | 0.25 | for information | - |",
+        "| resnet | export | 9.0 | 8.0 | 1.0 | 1200 / 1100 | yes |",
+    ]
 
 
 def test_page_is_the_same_after_a_round_through_a_file(render, tmp_path):

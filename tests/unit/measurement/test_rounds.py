@@ -59,7 +59,7 @@ def test_block_lasts_as_long_as_enough_requests_of_the_baseline(v2_server, model
     v2_server.models |= {names.BASELINE: model(0.006)}
     found = measure(v2_server)
     assert 5 * 0.006 <= found.trace.block_seconds < 5 * 0.006 * 1.6
-    assert np.median([len(block) for block in found.trace.sides[names.BASELINE].latencies_ms]) in (4, 5, 6)
+    assert 4 <= np.median([len(block) for block in found.trace.sides[names.BASELINE].latencies_ms]) <= 6
 
 
 def test_concurrency_multiplies_throughput_and_batch_counts_samples(v2_server, model) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from burnish import names
 from burnish.api import numbers
+from burnish.api.job_contract import StepName
 from burnish.api.v1alpha1.status import Served, Verdict
 from burnish.measurement.limits import Judgement
 from burnish.pipeline.report import wording
@@ -89,6 +90,7 @@ def rows(data: ReportInput) -> list[Row]:
         Row(f"Throughput{at}", tuple(_throughput(data, side) for side in sides)),
         Row(f"Speedup{at}", tuple(_speedup(data, side) for side in sides)),
         Row(wording.heading(wording.metric_name(data)), tuple(_score(data, side) for side in sides)),
+        Row("Making it took", tuple(_usage(data, side) for side in sides)),
         Row("Outputs against the baseline", tuple(_equivalence(data, side) for side in sides)),
     ]
     return [row for row in made if any(cell.text or cell.detail for cell in row.cells)]
@@ -152,6 +154,17 @@ def _summary(data: ReportInput, side: str) -> Cell:
     if facts is None:
         return Cell("not built", build.message or build.summary)
     return Cell("not loaded" if not facts.loaded else "failed while it answered" if facts.failed else "", build.summary)
+
+
+def _usage(data: ReportInput, side: str) -> Cell:
+    """Of the baseline the export's, of a candidate that of its passes: both start from nothing and from the export."""
+    if side == names.BASELINE:
+        found = data.build.usage.get(StepName.export.value)
+    else:
+        found = next(candidate.usage for candidate in data.build.candidates if candidate.name == side)
+    if found is None:
+        return Cell()
+    return Cell(f"{found.seconds:.1f} s", f"{numbers.size(found.peak_memory_bytes)} of memory at most" if found.peak_memory_bytes else "")
 
 
 def _size(data: ReportInput, side: str) -> Cell:

@@ -68,11 +68,7 @@ def finish(raw: Path, inputs: Sequence[Input], target: Path, *, image: base.Serv
     Raises:
         BurnishError: InvalidModel where an axis became a constant; as the ONNX format's `export`.
     """
-    import onnx
-
-    model = onnx.load(raw, load_external_data=False)
-    name_axes(model, inputs)
-    onnx.save(model, raw)
+    _name_axes_of(raw, inputs)
     signature, facts = onnx_format.Onnx().export(base.SourceModel(raw), target, image=image)
     for path in raw.parent.glob(f"{raw.name}*"):
         path.unlink()
@@ -80,6 +76,15 @@ def finish(raw: Path, inputs: Sequence[Input], target: Path, *, image: base.Serv
     known = {i.tensor.name: i.tensor.range for i in inputs}
     told = (tensor.model_copy(update={"range": known.get(tensor.name)}) for tensor in signature.inputs)
     return base.Signature(inputs=tuple(told), outputs=signature.outputs), facts
+
+
+def _name_axes_of(raw: Path, inputs: Sequence[Input]) -> None:
+    """Apart, so that the weights that come along are let go before they are read once more."""
+    import onnx
+
+    model = onnx.load(raw, load_external_data=False)
+    name_axes(model, inputs)
+    onnx.save(model, raw)
 
 
 def name_axes(model: Any, inputs: Sequence[Input]) -> None:

@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from burnish.errors import BurnishError, Reason
+from burnish.plugins import base
 from burnish.plugins.files import LocalFiles, read_json
+from burnish.plugins.formats import _torch_weights
 
 MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
 """`pooling_mode_<mode>` in the Pooling module's config.json, in the order in which the library joins them."""
+
+ACTIVATIONS = ("Tanh", "Identity", "ReLU", "GELU", "SiLU", "Sigmoid")
+"""Of a Dense module, by their names in torch.nn."""
+
+_USUAL = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding", "use_residual": False}
 
 
 def transformer_folder(directory: Path) -> str:
@@ -19,11 +26,11 @@ def transformer_folder(directory: Path) -> str:
         BurnishError: ArchitectureMismatch, where modules.json names something else first, or a module that is not known here.
     """
     kinds = [(kind, path) for kind, path in _modules(directory)]
-    unknown = [kind for kind, _ in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
-    if unknown or not kinds or kinds[0][0] != "Transformer":
+    order = [kind for kind, _ in kinds]
+    if order[:2] != ["Transformer", "Pooling"] or not {*order[2:]} <= {"Dense", "Normalize"}:
         raise BurnishError(
             Reason.ArchitectureMismatch,
-            f"modules.json names {', '.join(kind for kind, _ in kinds) or 'nothing'}; Transformer, then Pooling and Normalize are served; "
+            f"modules.json names {', '.join(order) or 'nothing'}; Transformer, Pooling, then Dense and Normalize are served; "
             "export other models to ONNX where their code is",
         )
     return kinds[0][1]
@@ -33,16 +40,22 @@ def with_pooling(model: Any, directory: Path) -> Any:
     """A module that answers with `sentence_embedding`, (N, dimensions).
 
     Raises:
-        BurnishError: ArchitectureMismatch for a way of pooling that is not known here.
+        BurnishError: ArchitectureMismatch for a way of pooling or an activation that is not known here, and for weights that don't fit; UnsafeSource;
+            InvalidModel.
     """
     import torch
 
-    modes, normalizes = _modes(directory), any(kind == "Normalize" for kind, _ in _modules(directory))
+    class Normalize(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
+        def forward(self, vectors: Any) -> Any:
+            return torch.nn.functional.normalize(vectors, dim=1)
+
+    modes = _modes(directory)
+    layers = [Normalize() if kind == "Normalize" else _dense(directory, path) for kind, path in _modules(directory)[2:]]
 
     class SentenceEncoder(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
         def __init__(self) -> None:
             super().__init__()
-            self.transformer = model
+            self.transformer, self.layers = model, torch.nn.Sequential(*layers)
 
         def forward(self, attention_mask: Any, **arguments: Any) -> dict[str, Any]:
             tokens = self.transformer(attention_mask=attention_mask, **arguments).last_hidden_state
@@ -54,10 +67,38 @@ def with_pooling(model: Any, directory: Path) -> Any:
                 "max_tokens": lambda: tokens.masked_fill(mask == 0, -1e9).max(1).values,
                 "mean_sqrt_len_tokens": lambda: (tokens * mask).sum(1) / count.sqrt(),
             }
-            found = torch.cat([pooled[mode]() for mode in modes], dim=1)
-            return {"sentence_embedding": torch.nn.functional.normalize(found, dim=1) if normalizes else found}
+            return {"sentence_embedding": self.layers(torch.cat([pooled[mode]() for mode in modes], dim=1))}
 
     return SentenceEncoder()
+
+
+def _dense(directory: Path, path: str) -> Any:
+    """A linear layer and its activation."""
+    import torch
+
+    files = LocalFiles(directory)
+    config = read_json(files, f"{path}/config.json")
+    settings = config if isinstance(config, dict) else {}
+    activation = str(settings.get("activation_function", "torch.nn.modules.activation.Tanh"))  # the library's default
+    known = activation.startswith("torch.nn.modules.") and activation.rpartition(".")[2] in ACTIVATIONS
+    if not known or any(settings.get(name, usual) != usual for name, usual in _USUAL.items()):
+        odd = [f"{name}: {settings[name]}" for name, usual in _USUAL.items() if settings.get(name, usual) != usual]
+        raise BurnishError(
+            Reason.ArchitectureMismatch,
+            f"{path} asks for {', '.join(odd) or activation}; of Dense a plain layer is served, with {', '.join(ACTIVATIONS)}; "
+            "export other models to ONNX where their code is",
+        )
+    weights = next((name for name in ("model.safetensors", "pytorch_model.bin") if f"{path}/{name}" in files.paths), None)
+    if weights is None:
+        raise BurnishError(Reason.InvalidModel, f"{path} holds no model.safetensors; save the model again")
+    tensors = _torch_weights.load(directory / path / weights, base.silent)
+    shapes = {name: list(value.shape) for name, value in tensors.items()}
+    size = [settings.get("out_features"), settings.get("in_features")]
+    if shapes != {"linear.weight": size} | ({"linear.bias": size[:1]} if settings.get("bias", True) else {}):
+        raise BurnishError(Reason.ArchitectureMismatch, f"{path} holds {shapes}, which is no layer of out, in = {size}, as its config.json says")
+    layer = torch.nn.Linear(size[1], size[0], bias="linear.bias" in tensors)
+    layer.load_state_dict({name.removeprefix("linear."): value.float() for name, value in tensors.items()})
+    return torch.nn.Sequential(layer, getattr(torch.nn, activation.rpartition(".")[2])())
 
 
 def _modules(directory: Path) -> list[tuple[str, str]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from burnish.errors import BurnishError, Reason
 from burnish.plugins.runtimes._openvino_session import typed_errors
@@ -30,13 +31,13 @@ def read(path: Path) -> Any:
     Raises:
         BurnishError: UnsupportedOperator, naming what OpenVINO has no conversion for; CandidateNotBuildable.
     """
-    import onnx
     import openvino
 
     if path.suffix == ".xml":
         with typed_errors("OpenVINO does not read the model"):
             return openvino.Core().read_model(path)
     with typed_errors("OpenVINO does not convert the model"):
+        named = _named(path)
         try:
             model = openvino.convert_model(path)
         except Exception as error:
@@ -48,27 +49,43 @@ def read(path: Path) -> Any:
                 f"OpenVINO has no {missing[1].strip()}; export the model without, or use runtime: ONNXRuntime for this target",
                 field="spec.targets[].runtime",
             ) from error
-        graph = onnx.load(path, load_external_data=False).graph
-        _name_ports(model, graph)
-        names = {name for node in graph.node for name in (node.name, *node.output)}
-        _number(model, lambda op: label(op) in names)
+        _name_ports(model, named)
+        _number(model, lambda op: label(op) in named.operations)
         return model
 
 
-def _name_ports(model: Any, graph: Any) -> None:
-    """Let each input and output have the one name that the source has: Triton's native backend knows them by one only."""
+class _Named(NamedTuple):
+    """What an ONNX graph calls its own."""
+
+    inputs: list[str]
+    outputs: list[str]
+    operations: set[str]
+    """Nodes, and the tensors that they make."""
+
+
+def _named(path: Path) -> _Named:
+    """The names alone: the graph, and its weights with it, is let go before OpenVINO has them once more."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
     weights = {tensor.name for tensor in graph.initializer}
-    for ports, values in ((model.inputs, [v for v in graph.input if v.name not in weights]), (model.outputs, graph.output)):
-        for port, value in zip(ports, values, strict=True):
-            if value.name not in port.get_names():
-                raise BurnishError(Reason.CandidateNotBuildable, f"OpenVINO lost the tensor {value.name!r} in conversion")
+    inputs = [value.name for value in graph.input if value.name not in weights]
+    return _Named(inputs, [value.name for value in graph.output], {name for node in graph.node for name in (node.name, *node.output)})
+
+
+def _name_ports(model: Any, named: _Named) -> None:
+    """Let each input and output have the one name that the source has: Triton's native backend knows them by one only."""
+    for ports, names in ((model.inputs, named.inputs), (model.outputs, named.outputs)):
+        for port, name in zip(ports, names, strict=True):
+            if name not in port.get_names():
+                raise BurnishError(Reason.CandidateNotBuildable, f"OpenVINO lost the tensor {name!r} in conversion")
             if port.get_element_type().get_type_name() == "string":
                 raise BurnishError(
                     Reason.UnsupportedOperator,
-                    f"{value.name!r} holds strings, which OpenVINO does not serve; use runtime: ONNXRuntime for this target",
+                    f"{name!r} holds strings, which OpenVINO does not serve; use runtime: ONNXRuntime for this target",
                     field="spec.targets[].runtime",
                 )
-            port.get_tensor().set_names({value.name})
+            port.get_tensor().set_names({name})
 
 
 def save(model: Any, path: Path) -> None:
@@ -89,6 +106,11 @@ def save(model: Any, path: Path) -> None:
             if shutil.disk_usage(path.parent).free < size + _BESIDE_WEIGHTS:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise
+
+
+def return_memory() -> None:
+    """Give the kernel back what freed graphs took: glibc keeps it, and the session that is opened next would need as much on top."""
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def _number(model: Any, is_known: Callable[[Any], bool]) -> None:

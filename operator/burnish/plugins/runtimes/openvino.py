@@ -62,6 +62,8 @@ class OpenVino(base.Runtime):
         _check_image(loaded, image)
         target.mkdir(parents=True, exist_ok=True)
         ir.save(loaded, target / self.model_file)
+        del loaded
+        ir.return_memory()
 
     def open(self, directory: Path, *, threads: int) -> base.Session:
         """Load what `build` wrote, as it will be served.

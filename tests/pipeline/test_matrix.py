@@ -1,0 +1,116 @@
+"""Every source format on every runtime, through `burnish run` and a real server; BURNISH_MATRIX=write (`make matrix`) writes docs/matrix.md from it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.pipeline.matrix import PAGE, Entry, cells, render
+from tests.pipeline.real_inputs import EXAMPLES, RUNTIMES, example_spec, on_every_runtime
+
+from burnish.api.job_contract import Result, StepName
+from burnish.pipeline.workdir import WorkDir
+from burnish.plugins import registry
+from burnish.toolchains import environments
+
+pytestmark = pytest.mark.long
+
+MIB = 2**20
+CALIBRATION, EVALUATION = 32, 64
+Spec = dict[str, Any]
+
+
+def example(name: str, **source: Any) -> Callable[[Path], Spec]:
+    """An example's model; `source` replaces fields of it."""
+
+    def make(_: Path) -> Spec:
+        spec = example_spec(name, calibration=CALIBRATION, evaluation=EVALUATION)
+        spec["source"] |= source
+        return spec
+
+    return make
+
+
+def program(file: str) -> Callable[[Path], Spec]:
+    """The network of examples/pytorch as matrix_sources.py writes it."""
+
+    def make(folder: Path) -> Spec:
+        environment = environments.find("torch")
+        assert environment is not None, "the fixture `toolchains` made it"
+        script, weights = Path(__file__).with_name("matrix_sources.py"), EXAMPLES / "pytorch" / "model.safetensors"
+        done = subprocess.run([environment.python, script, weights, folder], capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return example_spec("pytorch", calibration=CALIBRATION, evaluation=EVALUATION) | {"source": {"uri": f"file:{folder / file}", "trusted": True}}
+
+    return make
+
+
+def saved_model(folder: Path) -> Spec:
+    """The network of examples/keras as Keras exports it for serving."""
+    environment = environments.find("tensorflow")
+    assert environment is not None, "the fixture `toolchains` made it"
+    code = "import sys, keras; keras.models.load_model(sys.argv[1], compile=False).export(sys.argv[2])"
+    command = [environment.python, "-c", code, EXAMPLES / "keras" / "model.keras", folder / "saved"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return example_spec("keras", calibration=CALIBRATION, evaluation=EVALUATION) | {"source": {"uri": f"file:{folder / 'saved'}"}}
+
+
+FIXTURES: Mapping[str, tuple[str, Callable[[Path], Spec]]] = {
+    "ONNX": ("digits CNN", example("digits")),
+    "StateDict": ("torchvision ResNet-18", example("resnet")),
+    "HuggingFace": ("all-MiniLM-L6-v2", example("minilm")),
+    "ExportedProgram": ("timm test_resnet", program("digits.pt2")),
+    "TorchScript": ("timm test_resnet", program("digits.script.pt")),
+    "Keras": ("digits CNN of Keras", example("keras")),
+    "SavedModel": ("digits CNN of Keras", saved_model),
+}
+"""Format -> a real model of it, and its spec, made in a folder. A format of the registry without an entry fails the test."""
+
+_entries: dict[str, list[Entry]] = {}
+
+
+@pytest.mark.parametrize("name", registry.formats())
+def test_a_format_is_served_on_every_runtime_as_its_framework_answers(project, name: str):
+    assert name in FIXTURES, f"add a model of the format {name} to FIXTURES"
+    model, make = FIXTURES[name]
+    manifest = project.write(on_every_runtime(make(project.path)), name="matrix")
+    ran = project.run(manifest, "--work", project.path / "work", timeout=550)
+    assert ran.code == 0, ran.stderr
+    assert ran.status["source"]["format"] == name
+    (folder,) = (project.path / "work").iterdir()
+    results = [WorkDir(folder / target["name"]).load(StepName.publish, Result) for target in ran.status["targets"]]
+    _entries[name] = [Entry(name, model, runtime, result) for runtime, result in zip(RUNTIMES, results, strict=True)]
+    for entry in _entries[name]:
+        check(entry)
+
+
+def check(entry: Entry) -> None:
+    """Bounds that hold on any machine."""
+    assert 0 <= entry.worst_error < 1e-2, entry
+    build = entry.result.build
+    assert set(build.usage) == {"export", "compress", "build"}
+    for usage in (*build.usage.values(), *(candidate.usage for candidate in entry.measured)):
+        assert usage is not None and usage.peak_memory_bytes is not None
+        assert 0 < usage.seconds < 300
+        assert 50 * MIB < usage.peak_memory_bytes < 4096 * MIB
+    sizes = [candidate.artifact.size_bytes / build.baseline.size_bytes for candidate in entry.measured if candidate.artifact]
+    assert sizes and min(sizes) < 0.5, "INT8 has a candidate that is worth it for each of these models"
+    assert max(sizes) < 1.05, "where a pass finds little to do, its own nodes take some room"
+    for candidate in entry.measured:
+        found = entry.result.measurement.summary.candidates[candidate.name]
+        assert found.equivalence is not None and (found.equivalence.worst_cosine or 0) > 0.7, candidate.name
+        assert 0.1 < 1 / found.speeds[0].ratio.estimate < 20
+
+
+def test_page_tells_of_every_format_runtime_and_candidate():
+    if set(_entries) != set(registry.formats()):
+        pytest.skip("only some formats were run")
+    page = render([entry for name in registry.formats() for entry in _entries[name]])
+    if os.environ.get("BURNISH_MATRIX") == "write":
+        PAGE.write_text(page)
+    assert cells(PAGE.read_text()) == cells(page), "make matrix"
