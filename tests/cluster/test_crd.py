@@ -240,6 +240,7 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("spec.targets.0.name", "a-rather-long-name", "spec.targets[0].name", "may not be more than 12"),
     ("spec.targets.0.name", "CPU", "spec.targets[0].name", "write for example name: cpu"),
     ("spec.targets.0.name", "gpu", "spec.targets", "give each its own"),
+    ("spec.targets.2.runtime", "OpenVINO", "spec.targets[2].accelerator.type", "use runtime: ONNXRuntime for a GPU"),
     ("spec.targets.0.runtime", "CoreML", "spec.targets[0].runtime", '"ONNXRuntime"'),
     ("spec.targets.0.runtime", GONE, "spec.targets[0].runtime", "Required value"),
     ("spec.targets", [], "spec.targets", "at least 1 items"),

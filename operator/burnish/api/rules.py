@@ -48,6 +48,7 @@ _CALIBRATED = "(has(self.datasets) && has(self.datasets.calibration))"
 _STATIC = "exists(p, has(p.quantize) && has(p.quantize.mode) && p.quantize.mode == 'Static' && (!has(p.quantize.precision) || p.quantize.precision == 'INT8'))"
 _CONTROLLED = "exists(p, has(p.quantize) && has(p.quantize.accuracyControl))"
 _DECODED = "(!has(self.datasets) || !has(self.datasets.evaluation) || !(self.datasets.evaluation.metric in ['MSE', 'MAE', 'CosineSimilarity']))"
+_WITH_GPUS = [name for name, runtime in registry.runtimes().items() if runtime.has_gpus]
 _NOT_OFFERED = (
     (
         "OpenVINO",
@@ -175,6 +176,11 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
     ),
     "Target": (
         _ONE_QUANTIZE,
+        Rule(
+            f"!has(self.accelerator) || !has(self.accelerator.type) || self.accelerator.type != 'GPU' || self.runtime in {_WITH_GPUS}",
+            f"such a runtime computes on CPUs here; use runtime: {' or '.join(_WITH_GPUS)} for a GPU, or accelerator type: CPU",
+            ".accelerator.type",
+        ),
         *(
             Rule(
                 f"self.runtime != '{runtime}' || !has(self.passes) || !self.passes.{test}",

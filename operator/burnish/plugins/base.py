@@ -331,6 +331,8 @@ class Runtime(abc.ABC):
     """File name of the model inside a version directory."""
     libraries: ClassVar[tuple[str, ...]] = ()
     """Modules that the methods below import: a local run loads them while the step before still works."""
+    has_gpus: ClassVar[bool] = False
+    """Its backend computes on the GPUs of a target that asks for some (`KIND_GPU`)."""
 
     @abc.abstractmethod
     def objection(self, passes: Sequence[PassRequest], *, has_calibration: bool) -> Objection | None:

@@ -472,6 +472,13 @@ class Target(ApiModel):
     )
     pods: Pods = Field(default_factory=Pods, description="What its pods need to be let onto a node.")
 
+    @model_validator(mode="after")
+    def _runtime_has_gpus(self) -> Target:
+        if self.accelerator.type is AcceleratorType.GPU and not registry.runtimes()[self.runtime.value].has_gpus:
+            able = " or ".join(name for name, runtime in registry.runtimes().items() if runtime.has_gpus)
+            raise FieldError("accelerator.type", f"{self.runtime.value} computes on CPUs here; use runtime: {able} for a GPU, or type: CPU")
+        return self
+
 
 class Load(ApiModel):
     """A load point to measure at."""

@@ -21,6 +21,7 @@ class OnnxRuntime(base.Runtime):
     toolchain: ClassVar[str] = "onnx"
     backend: ClassVar[str] = "onnxruntime"
     model_file: ClassVar[str] = "model.onnx"
+    has_gpus: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime", "onnxruntime.quantization")
 
     def objection(self, passes: Sequence[base.PassRequest], *, has_calibration: bool) -> base.Objection | None:
