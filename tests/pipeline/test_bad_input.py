@@ -69,7 +69,7 @@ def save(project, name: str = "data.npz", **arrays: np.ndarray) -> None:
             id="unknown load",
         ),
         pytest.param({"passes": [{"type": "Prune"}]}, ["spec.passes[0].type", "Quantize"], id="unknown pass"),
-        pytest.param({"passes": [{"type": "Quantize", "quantize": {"precision": "INT4"}}]}, ["spec.passes[0].quantize.precision", "INT8"], id="enum"),
+        pytest.param({"passes": [{"type": "Quantize", "quantize": {"precision": "INT2"}}]}, ["spec.passes[0].quantize.precision", "INT8"], id="enum"),
         pytest.param({"targets": [{"name": "CPU", "runtime": "ONNXRuntime"}]}, ["spec.targets[0].name"], id="upper case name"),
         pytest.param({"targets": [{"name": "cpu", "runtime": "TensorRT"}]}, ["spec.targets[0].runtime", "ONNXRuntime"], id="unknown runtime"),
         pytest.param(
