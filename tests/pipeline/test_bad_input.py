@@ -377,7 +377,8 @@ X = np.zeros((4, 16), np.float32)
 )
 def test_dataset_that_does_not_fit_is_refused(refused, project, arrays, said):
     save(project, **arrays)
-    failure = refused({"datasets": {"evaluation": {"uri": "file:data.npz", "metric": "Agreement"}}}, "InvalidDataset")
+    metric = "Accuracy" if "label" in arrays else "Agreement"
+    failure = refused({"datasets": {"evaluation": {"uri": "file:data.npz", "metric": metric}}}, "InvalidDataset")
     assert said in failure["message"]
     assert "spec.datasets.evaluation" in failure["message"]
 

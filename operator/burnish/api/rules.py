@@ -356,14 +356,18 @@ _URI = (
     ),
     Rule("!self.matches('^(?i)http:')", "is not encrypted, so anyone on the way can change it; write https:"),
     Rule(
-        "self == '' || self.matches('^(?i)(https|s3|pvc|file|http):')",
-        "does not begin with a scheme that is known here; write s3://bucket/path, https://host/path or pvc://claim/path",
+        "self == '' || self.matches('^(?i)(https|s3|hf|pvc|file|http):')",
+        "does not begin with a scheme that is known here; write s3://bucket/path, https://host/path, hf://org/name or pvc://claim/path",
     ),
     Rule(
         "!self.matches('^[A-Za-z][A-Za-z0-9+.-]*:/*[^/?#]*@')",
         "carries credentials, and a manifest is no place for them; remove the part before @, and name a Secret in spec.source.secretRef",
     ),
     Rule("!self.matches('^(?i)s3:') || self.matches('^(?i)s3://[^/?#]+/+[^/?#][^?#]*$')", "names no object; write s3://bucket/path/to/model.onnx"),
+    Rule(
+        r"!self.matches('^(?i)hf:') || self.matches(r'^(?i)hf://(datasets/[\w.-]+/[\w.-]+(@[^/?#\s]+)?/[^?#]+|[\w.-]+/[\w.-]+(@[^/?#\s]+)?(/[^?#]*)?)$')",
+        "names no repository; write hf://org/name, hf://org/name@revision/path, or hf://datasets/org/name/path for data",
+    ),
     Rule("!self.matches('^(?i)pvc:') || self.matches('^(?i)pvc://[^/?#]+/+[^/]')", "names no file on a volume; write pvc://claim/path/to/model.onnx"),
     Rule(
         r"!self.matches('^(?i)https:') || self.matches(r'^(?i)https://[^/?#\s]+([/?#]\S*)?$')",

@@ -9,7 +9,10 @@ def scrub(uri: str) -> str:
     """The URI without what may be secret: user information, query and fragment (signatures of pre-signed URIs stand there)."""
     without_query, mark, _ = uri.partition("?")
     without_query = without_query.partition("#")[0]
-    if not without_query.lower().startswith("file:"):
+    scheme = without_query.partition(":")[0].lower()
+    if scheme == "hf":  # behind the repository's name @ is a revision
+        without_query = re.sub(r"^(hf:/*)[^/]*@", r"\1", without_query, flags=re.IGNORECASE)
+    elif scheme != "file":
         # up to the last @, because a password may hold a slash that nobody escaped
         without_query = re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*:/*)?.*@", r"\1", without_query, flags=re.DOTALL)
     return without_query + ("?..." if mark else "")

@@ -11,7 +11,7 @@ import datetime
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from burnish.api.job_contract import FileRef, SourceRecord, TreeRef
 from burnish.api.uris import scrub
 from burnish.errors import BurnishError, Reason
-from burnish.pipeline import https
+from burnish.pipeline import https, hub
 from burnish.plugins.files import Files, LocalFiles
 from burnish.store import files, trees
 from burnish.store.credentials import Credentials
@@ -79,7 +79,8 @@ def fetch(
     """Pin what is at `uri`, and have it in the store.
 
     Args:
-        uri: `file:` (relative to `base`, or absolute), a file or a directory; `https:`, a file; `s3:`, an object or all below a prefix; on a
+        uri: `file:` (relative to `base`, or absolute), a file or a directory; `https:`, a file; `s3:`, an object or all below a prefix; `hf:`, a
+            repository of the Hugging Face Hub, or a part of it; on a
             cluster `pvc:` (claim/path), a file or a directory.
         base: directory that relative `file:` URIs start from: the manifest's.
         digest: what it has to be.
@@ -101,6 +102,9 @@ def fetch(
             case "https":
                 _check_https(uri)
                 return _fetch_remote(uri, store, digest, refresh, lambda: _download_https(uri, store, digest, limits, progress, access))
+            case "hf":
+                repository = hub.parse(uri)
+                return _fetch_remote(uri, store, digest, refresh, lambda: _download_hub(uri, repository, store, digest, limits, progress, access))
             case "s3":
                 where = _bucket_and_key(uri)
                 return _fetch_remote(uri, store, digest, refresh, lambda: _download_s3(uri, where, store, digest, limits, progress, access))
@@ -144,6 +148,8 @@ def look_up(uri: str, base: Path, store: Store, *, digest: str | None, refresh: 
                 return Seen(tree.digest, trees.has_tree(store, tree), LocalFiles(named))
             case "https":
                 _check_https(uri)
+            case "hf":
+                hub.parse(uri)
             case "s3":
                 _bucket_and_key(uri)
         known = store.get_record(SOURCES, source_key(uri, digest, refresh), SourceRecord)
@@ -152,7 +158,7 @@ def look_up(uri: str, base: Path, store: Store, *, digest: str | None, refresh: 
         return Seen(digest, is_stored=False)
 
 
-def _checked_scheme(uri: str, access: Access) -> Literal["file", "pvc", "https", "s3"]:
+def _checked_scheme(uri: str, access: Access) -> Literal["file", "pvc", "https", "hf", "s3"]:
     """The scheme of a URI that can be fetched here."""
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", uri)
     scheme = match[1].lower() if match else ""
@@ -160,15 +166,15 @@ def _checked_scheme(uri: str, access: Access) -> Literal["file", "pvc", "https",
         case "file" if access.is_on_cluster:
             wrong = f"{uri} is a file of one machine, and a cluster has many; put it into a bucket (s3:), on a volume (pvc:) or on a server (https:)"
         case "pvc" if not access.is_on_cluster:
-            wrong = f"{uri} is a volume of a cluster; on this machine use file:, s3: or https:"
-        case "file" | "pvc" | "https" | "s3":
+            wrong = f"{uri} is a volume of a cluster; on this machine use file:, s3:, hf: or https:"
+        case "file" | "pvc" | "https" | "hf" | "s3":
             return scheme
         case "http":
             wrong = f"{scrub(uri)} is not encrypted, so anyone on the way can change the model; use https:"
         case "":
             wrong = f"{scrub(uri)} has no scheme; write file:{scrub(uri)} for a file beside the manifest, or https:"
         case _:
-            wrong = f"{scheme}: is not supported; use s3:, https:, pvc: (on a cluster) or file: (on this machine)"
+            wrong = f"{scheme}: is not supported; use s3:, https:, hf:, pvc: (on a cluster) or file: (on this machine)"
     raise BurnishError(Reason.InvalidManifest, wrong)
 
 
@@ -246,6 +252,46 @@ def _download_https(uri: str, store: Store, digest: str | None, limits: FetchLim
     return TreeRef(digest=found.digest, is_directory=False, files=(found,))
 
 
+def _download_hub(
+    uri: str, wanted: hub.Repository, store: Store, digest: str | None, limits: FetchLimits, progress: Progress, access: Access
+) -> TreeRef:
+    from burnish.store import credentials
+
+    keys = access.credentials if access.credentials is not None else credentials.read_environment()
+    _check_covered(uri, keys)
+    clock = https.Clock(limits.total_seconds, limits.idle_seconds)
+    place = hub.Hub(clock, (keys.hub or hub.HUB).rstrip("/"), keys.token, access.has_private_addresses)
+    listing = place.list_files(uri, wanted)
+    progress(f"fetching {uri} at commit {listing.commit[:12]}")
+    _check_listing(uri, {entry.path: {"size": entry.size} for entry in listing.files}, limits)
+    total, done, refs = sum(entry.size for entry in listing.files), 0, []
+    for entry in sorted(listing.files, key=lambda entry: entry.path):
+        with store.scratch() as scratch:
+            for chunk, _ in place.download(uri, wanted, listing.commit, entry.path, limits.max_bytes):
+                scratch.write(chunk)
+                progress(f"fetching {uri}", done=(done + scratch.size) / total if total else 0.0)
+            if scratch.size != entry.size:
+                raise BurnishError(Reason.SourceIncomplete, f"{uri}: {entry.path} has {scratch.size} bytes, the Hub lists {entry.size}; try again")
+            relative = entry.path.removeprefix(wanted.path).lstrip("/") if listing.is_directory else _file_name(entry.path)
+            refs.append(FileRef(path=relative, digest=store.publish_blob(scratch), size=scratch.size))
+            done += scratch.size
+    return _tree_of(uri, refs, digest, is_directory=listing.is_directory)
+
+
+def _check_covered(uri: str, keys: Credentials) -> None:
+    if not keys.covers(uri):
+        raise BurnishError(
+            Reason.SourceForbidden, f"the Secret's credentials are for {keys.uri_prefix} only, and {uri} is not below it; use another Secret"
+        )
+
+
+def _tree_of(uri: str, refs: Sequence[FileRef], digest: str | None, *, is_directory: bool) -> TreeRef:
+    """What was downloaded, held to its pin."""
+    tree = TreeRef(digest=trees.tree_digest(refs) if is_directory else refs[0].digest, is_directory=is_directory, files=tuple(refs))
+    _check_pin(uri, tree.digest, digest)
+    return tree
+
+
 def _bucket_and_key(uri: str) -> tuple[str, str]:
     parts = urlsplit(uri)
     if "@" in parts.netloc:
@@ -264,10 +310,7 @@ def _download_s3(
     from burnish.store import credentials, s3
 
     keys = access.credentials if access.credentials is not None else credentials.read_environment()
-    if not keys.covers(uri):
-        raise BurnishError(
-            Reason.SourceForbidden, f"the Secret's credentials are for {keys.uri_prefix} only, and {uri} is not below it; use another Secret"
-        )
+    _check_covered(uri, keys)
     progress(f"fetching {uri}")
     path = "/".join(where)
     with _s3_errors(uri):
@@ -293,9 +336,7 @@ def _download_s3(
                 _check_pin(uri, scratch.digest, digest)
             refs.append(FileRef(path=relative, digest=store.publish_blob(scratch), size=scratch.size))
             done += scratch.size
-    tree = TreeRef(digest=trees.tree_digest(refs) if is_directory else refs[0].digest, is_directory=is_directory, files=tuple(refs))
-    _check_pin(uri, tree.digest, digest)
-    return tree
+    return _tree_of(uri, refs, digest, is_directory=is_directory)
 
 
 def _check_listing(uri: str, found: Mapping[str, Mapping[str, object]], limits: FetchLimits) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from burnish.errors import BurnishError, Reason
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL")
+HUB = "HF_ENDPOINT"
 URI_PREFIX = "uriPrefix"
 TOKEN = "token"  # noqa: S105  # a key's name
 _MAX_BYTES = 64 * 1024
@@ -27,10 +28,12 @@ class Credentials:
     secret_key: str = dataclasses.field(default="", repr=False)
     session_token: str = dataclasses.field(default="", repr=False)
     token: str = dataclasses.field(default="", repr=False)
-    """For https: sent as `Authorization: Bearer`."""
+    """For https and hf: sent as `Authorization: Bearer`."""
     region: str = ""
     endpoint: str = ""
     """URL of an S3-compatible server; empty = Amazon's."""
+    hub: str = ""
+    """URL of a Hub other than Hugging Face's own."""
     uri_prefix: str = ""
     """The URIs that these may be sent to; empty = any."""
 
@@ -50,7 +53,7 @@ def read_secret(directory: Path, *, field: str) -> Credentials:
     Raises:
         BurnishError: SecretNotFound, where there is nothing.
     """
-    found = [name for name in (*KEYS, URI_PREFIX, TOKEN) if (directory / name).is_file()]
+    found = [name for name in (*KEYS, HUB, URI_PREFIX, TOKEN) if (directory / name).is_file()]
     if not found:
         raise BurnishError(
             Reason.SecretNotFound,
@@ -63,8 +66,9 @@ def read_secret(directory: Path, *, field: str) -> Credentials:
 
 
 def read_environment() -> Credentials:
-    """Those of the user's own environment, as the AWS command line reads it."""
-    return _build(lambda name: os.environ.get(name, "") if name in KEYS else "")
+    """Those of the user's own environment, as the AWS command line and Hugging Face's read it."""
+    names = {**{name: name for name in KEYS}, HUB: HUB, TOKEN: "HF_TOKEN"}
+    return _build(lambda name: os.environ.get(names[name], "") if name in names else "")
 
 
 def _build(value: Callable[[str], str]) -> Credentials:
@@ -74,6 +78,7 @@ def _build(value: Callable[[str], str]) -> Credentials:
         session_token=value("AWS_SESSION_TOKEN"),
         region=value("AWS_REGION"),
         endpoint=value("AWS_ENDPOINT_URL"),
+        hub=value(HUB),
         uri_prefix=value(URI_PREFIX),
         token=value(TOKEN),
     )
