@@ -69,6 +69,7 @@ def test_ocr_refuses_every_candidate_and_serves_the_baseline(tmp_path: Path) -> 
     assert (ready["status"], ready["reason"]) == ("True", "BaselineServed")
 
 
+@pytest.mark.long
 def test_text_detection_is_judged_by_how_far_its_masks_overlap(tmp_path: Path) -> None:
     code, found, report = run_example("ocr-detection", tmp_path)
     (target,) = found["status"]["targets"]
@@ -79,6 +80,7 @@ def test_text_detection_is_judged_by_how_far_its_masks_overlap(tmp_path: Path) -
     assert target["score"]["samples"] == 32 and "static" in report
 
 
+@pytest.mark.long
 def test_direction_of_lines_is_scored_by_f1(tmp_path: Path) -> None:
     code, found, _ = run_example("ocr-direction", tmp_path)
     (target,) = found["status"]["targets"]

@@ -41,12 +41,11 @@ def test_an_error_that_rises_above_the_limit_is_refused_with_its_numbers(scored)
 @pytest.mark.parametrize(
     ("data", "evaluation", "baseline"),
     [
-        ("classes", {"metric": "F1"}, 1.0),
-        ("values", {"metric": "CosineSimilarity"}, 1.0),
-        ("values", {"metric": "Agreement", "decode": "Threshold", "threshold": "0.1"}, 1.0),
-        ("values", {"metric": "Agreement", "decode": "Cosine", "agreementCosine": "0.9"}, 1.0),
+        pytest.param("classes", {"metric": "F1"}, 1.0, id="F1"),
+        pytest.param("values", {"metric": "CosineSimilarity"}, 1.0, id="CosineSimilarity", marks=pytest.mark.long),
+        pytest.param("values", {"metric": "Agreement", "decode": "Threshold", "threshold": "0.1"}, 1.0, id="Threshold"),
+        pytest.param("values", {"metric": "Agreement", "decode": "Cosine", "agreementCosine": "0.9"}, 1.0, id="Cosine", marks=pytest.mark.long),
     ],
-    ids=["F1", "CosineSimilarity", "Threshold", "Cosine"],
 )
 def test_a_score_that_holds_its_limit_is_published(scored, data: str, evaluation: dict[str, Any], baseline: float) -> None:
     ran = scored(data, evaluation, "1")

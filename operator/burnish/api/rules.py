@@ -365,7 +365,8 @@ _URI = (
     ),
     Rule("!self.matches('^(?i)s3:') || self.matches('^(?i)s3://[^/?#]+/+[^/?#][^?#]*$')", "names no object; write s3://bucket/path/to/model.onnx"),
     Rule(
-        r"!self.matches('^(?i)hf:') || self.matches(r'^(?i)hf://(datasets/[\w.-]+/[\w.-]+(@[^/?#\s]+)?/[^?#]+|[\w.-]+/[\w.-]+(@[^/?#\s]+)?(/[^?#]*)?)$')",
+        r"!self.matches('^(?i)hf:') || self.matches(self.matches('^(?i)hf://datasets/')"
+        r" ? r'^(?i)hf://datasets/[\w.-]+/[\w.-]+(@[^/?#\s]+)?/+[^/?#][^?#]*$' : r'^(?i)hf://[\w.-]+/[\w.-]+(@[^/?#\s]+)?(/[^?#]*)?$')",
         "names no repository; write hf://org/name, hf://org/name@revision/path, or hf://datasets/org/name/path for data",
     ),
     Rule("!self.matches('^(?i)pvc:') || self.matches('^(?i)pvc://[^/?#]+/+[^/]')", "names no file on a volume; write pvc://claim/path/to/model.onnx"),
