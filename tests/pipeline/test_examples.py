@@ -101,7 +101,7 @@ def test_accuracy_control_lifts_what_int8_costs_a_text_recogniser(tmp_path: Path
     candidates = {c["name"]: c for c in target["candidates"]}
     assert code == 0, target
     plain, controlled = candidates["static"], candidates["static-control"]
-    assert float(plain["score"]) < float(controlled["score"]) - 0.1, "plain INT8 loses lines that control keeps"
+    assert float(plain["score"]) < float(controlled["score"]) - 0.03, "plain INT8 loses lines that control keeps"
     assert float(controlled["score"]) > 0.9
 
 
