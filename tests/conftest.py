@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+# Hypothesis's plugin imports it when a session ends. Python 3.11.7's ast.parse may fail ("recursion depth mismatch") when the garbage collector runs
+# code in the middle of it, and then there is garbage to collect; so it's imported now.
+import hypothesis.internal.observability  # noqa: F401
 import pytest
 
 from burnish.api.job_contract import ArtifactConfig, ArtifactRef

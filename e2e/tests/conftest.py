@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis.internal.observability  # noqa: F401  (why: tests/conftest.py)
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
