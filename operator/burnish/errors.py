@@ -91,6 +91,8 @@ class Reason(StrEnum):
     InvalidDataset = "InvalidDataset"
     LabelsMissing = "LabelsMissing"
     CalibrationMissing = "CalibrationMissing"
+    TrainingDataMissing = "TrainingDataMissing"
+    TrainingDiverged = "TrainingDiverged"
     PassNotApplicable = "PassNotApplicable"
     ResourcesNotEnforceable = "ResourcesNotEnforceable"
     NameConflict = "NameConflict"
@@ -194,8 +196,10 @@ REASONS: dict[Reason, Facts] = {
     Reason.InputsMismatch: Facts(_I, False, "spec.inputs contradicts the model's own signature."),
     Reason.InputsNotGeneratable: Facts(_I, False, "There is no data for an input and none can be made up; the message says what to declare."),
     Reason.InvalidDataset: Facts(_I, False, "A dataset has the wrong names, shapes or dtypes, no samples, or holds Python objects."),
-    Reason.LabelsMissing: Facts(_I, False, "The metric needs labels and the evaluation data has none."),
+    Reason.LabelsMissing: Facts(_I, False, "The metric, or the loss of a pass that trains, needs labels and the data has none."),
     Reason.CalibrationMissing: Facts(_I, False, "An explicitly static quantization has no calibration data."),
+    Reason.TrainingDataMissing: Facts(_I, False, "A pass trains and the manifest has no training data."),
+    Reason.TrainingDiverged: Facts(_I, False, "The loss became NaN or infinite; the last good checkpoint is kept, the message says of which epoch."),
     Reason.PassNotApplicable: Facts(_I, False, "An explicitly requested pass finds nothing to do in this graph."),
     Reason.ResourcesNotEnforceable: Facts(_I, False, "This machine can't hold a server to the target's resources."),
     Reason.NameConflict: Facts(

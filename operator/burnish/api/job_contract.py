@@ -159,7 +159,48 @@ class BuildRecord(Record):
     """The baseline against the source framework's own outputs, per output."""
     usage: dict[str, Usage] = Field(default_factory=dict)
     """Step -> what its process took, of the steps that open the model."""
+    original: ModelFacts | None = None
+    """Of the model before the first training pass."""
+    trained: tuple[TrainedPass, ...] = ()
+    """The training passes, in order."""
     created_at: str
+
+
+class ModelFacts(ApiModel):
+    """What a model is, whatever runs it."""
+
+    parameters: int
+    """Floating-point weights."""
+    non_zeros: int
+    """Of them, those that aren't zero."""
+    macs: int | None = None
+    """Multiply-accumulates of one sample (PyTorch's FLOP counter / 2); None where it counts none."""
+    size_bytes: int
+    """As ONNX."""
+    score: ScoreSummary | None = None
+    """Of evaluation samples, against the original."""
+    equivalence: EquivalenceSummary | None = None
+    """Against the original."""
+
+
+class TrainedPass(ApiModel):
+    """What one training pass did."""
+
+    type: str
+    name: str
+    """Of the candidate that it makes, and of its folder."""
+    summary: str
+    config: dict[str, object]
+    file: str
+    """Its ONNX, relative to the work directory."""
+    facts: ModelFacts
+    change: EquivalenceSummary | None = None
+    """Against what the pass was given."""
+    graph: GraphFacts
+    usage: Usage
+    losses: tuple[float, ...] = ()
+    """Mean of each epoch."""
+    notes: tuple[str, ...] = ()
 
 
 # --- measurement ----------------------------------------------------------------------------------------------------------------------
@@ -389,6 +430,7 @@ class StepName(StrEnum):
     resolve = "resolve"
     stage = "stage"
     export = "export"
+    train = "train"
     compress = "compress"
     build = "build"
     measure = "measure"
@@ -457,6 +499,7 @@ class ResolveRecord(Record):
     source: SourceRecord
     calibration: SourceRecord | None = None
     evaluation: SourceRecord | None = None
+    training: SourceRecord | None = None
     format: str | None = None
     """As declared."""
     detected: str | None = None
@@ -502,6 +545,9 @@ class StageRecord(Record):
     """Path of the model, relative to the work directory; empty where nothing is built."""
     calibration: str | None = None
     evaluation: str | None = None
+    training: str | None = None
+    checkpoints: str | None = None
+    """What an earlier attempt of the same work reached in `train`."""
 
 
 class ExportRecord(Record):
@@ -510,6 +556,15 @@ class ExportRecord(Record):
     signature: Signature
     graph: GraphFacts
     format: str
+
+
+class TrainRecord(Record):
+    """One ONNX per training pass is in the step's folder."""
+
+    original: ModelFacts
+    passes: tuple[TrainedPass, ...]
+    network: str
+    """What the step could reach."""
 
 
 class CompressedCandidate(ApiModel):
@@ -641,5 +696,5 @@ class Message(Record):
     failure: Failure | None = None
 
 
-for _model in (ResolveRequest, BuildRecord, MeasurementRecord, MeasureStepRecord, BuildStepRecord):
+for _model in (ResolveRequest, ModelFacts, TrainedPass, TrainRecord, BuildRecord, MeasurementRecord, MeasureStepRecord, BuildStepRecord):
     _model.model_rebuild()

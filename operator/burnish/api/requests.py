@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from burnish.api.job_contract import PassEntryJson, PipelineRequest, Plan, ResolveRecord, ResolveRequest, StepName, TargetPlan
 from burnish.api.uris import scrub
 from burnish.api.v1alpha1.optimized_model import Datasets, OptimizedModel, Target
 from burnish.plugins import base as plugins
+from burnish.plugins import registry
 from burnish.plugins.base import HardwareClass
 
-BUILD_STEPS = (StepName.stage, StepName.export, StepName.compress, StepName.build, StepName.measure, StepName.publish)
+BUILD_STEPS = (StepName.stage, StepName.export, StepName.train, StepName.compress, StepName.build, StepName.measure, StepName.publish)
 MEASURE_STEPS = (StepName.stage, StepName.measure, StepName.publish)
 STORE_STEPS = (StepName.resolve, StepName.stage, StepName.publish)
 """Those that reach the store; they need no ML library."""
-OFFLINE_STEPS = (StepName.export, StepName.compress, StepName.build)
+OFFLINE_STEPS = (StepName.export, StepName.train, StepName.compress, StepName.build)
 """They open the model; a model's code, if it had any, would find no network."""
 
 
@@ -77,12 +80,22 @@ def pipeline_request(
     )
 
 
-def steps(plan: Plan) -> tuple[StepName, ...]:
-    """The steps of a pipeline with this plan."""
-    return {Plan.Build: BUILD_STEPS, Plan.Measure: MEASURE_STEPS, Plan.Nothing: ()}[plan]
+def steps(plan: Plan, passes: Sequence[PassEntryJson] = ()) -> tuple[StepName, ...]:
+    """The steps of a pipeline with this plan; `train` is one only where some of the passes do."""
+    found = {Plan.Build: BUILD_STEPS, Plan.Measure: MEASURE_STEPS, Plan.Nothing: ()}[plan]
+    return tuple(step for step in found if step is not StepName.train or trains(passes))
+
+
+def trains(passes: Sequence[PassEntryJson]) -> bool:
+    """Whether some of the passes work on a torch module."""
+    return any(isinstance(registry.passes()[entry.name], plugins.TrainingPass) for entry in passes)
 
 
 def _without_secrets(datasets: Datasets) -> Datasets:
     """The datasets with URIs as they may be shown: the steps of a target read files, and a model's code can read what they read."""
-    found = {name: data.model_copy(update={"uri": scrub(data.uri)}) for name in ("calibration", "evaluation") if (data := getattr(datasets, name))}
+    found = {
+        name: data.model_copy(update={"uri": scrub(data.uri)})
+        for name in ("calibration", "evaluation", "training")
+        if (data := getattr(datasets, name))
+    }
     return datasets.model_copy(update=found)

@@ -163,7 +163,7 @@ def _source_access(model: OptimizedModel, settings: Settings) -> pods.Access:
         mounts.append({"name": "source-credentials", "mountPath": SOURCE_CREDENTIALS, "readOnly": True})
         arguments += ["--source-credentials", SOURCE_CREDENTIALS]
     data = model.spec.datasets
-    uris = [model.spec.source.uri, *(d.uri for d in (data.calibration, data.evaluation) if d is not None)]
+    uris = [model.spec.source.uri, *(d.uri for d in (data.calibration, data.evaluation, data.training) if d is not None)]
     for number, claim in enumerate(dict.fromkeys(claim for uri in uris if (claim := _claim(uri)))):
         volumes.append({"name": f"source-{number}", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
         mounts.append({"name": f"source-{number}", "mountPath": f"{PVC_SOURCES}/{claim}", "readOnly": True})

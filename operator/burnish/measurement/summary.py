@@ -95,8 +95,8 @@ def _compared(name: str, loads: Sequence[LoadTrace], evaluated: Evaluated | None
     return CandidateSummary(
         latencies=tuple(summarize_latency(load, name) for load in measured),
         speeds=tuple(summarize_speed(load, name) for load in comparable),
-        score=_score(evaluated) if evaluated and evaluated.baseline else None,
-        equivalence=_equivalence(differences) if differences else None,
+        score=summarize_score(evaluated) if evaluated and evaluated.baseline else None,
+        equivalence=summarize_equivalence(differences) if differences else None,
     )
 
 
@@ -111,7 +111,8 @@ def _identical(baseline: tuple[LatencySummary, ...], scores: Sequence[float], me
     )
 
 
-def _score(evaluated: Evaluated) -> ScoreSummary:
+def summarize_score(evaluated: Evaluated) -> ScoreSummary:
+    """Both scores, and the drop with its one-sided 95 % bounds."""
     better, worse = evaluated.baseline, evaluated.candidate
     if Metric(evaluated.metric).is_error:
         better, worse = worse, better
@@ -129,7 +130,8 @@ def _score(evaluated: Evaluated) -> ScoreSummary:
     )
 
 
-def _equivalence(differences: Sequence[TensorDifference]) -> EquivalenceSummary:
+def summarize_equivalence(differences: Sequence[TensorDifference]) -> EquivalenceSummary:
+    """Figures of the worst output; `differences` is not empty."""
     return EquivalenceSummary(
         cosine=equivalence.median_cosine(differences),
         worst_cosine=equivalence.worst_cosine(differences),

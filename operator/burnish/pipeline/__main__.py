@@ -77,6 +77,10 @@ def _run(step: StepName, work: WorkDir, options: argparse.Namespace) -> Record:
         from burnish.pipeline import export
 
         return export.run(work)
+    if step is StepName.train:
+        from burnish.pipeline import train
+
+        return train.run(work)
     if step is StepName.compress:
         from burnish.pipeline import compress
 

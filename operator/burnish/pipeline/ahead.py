@@ -13,6 +13,7 @@ import os
 
 from burnish.api import requests
 from burnish.api.job_contract import PipelineRequest, StepName
+from burnish.pipeline import lookup
 from burnish.pipeline.workdir import WorkDir
 from burnish.plugins.base import Format, Runtime
 
@@ -44,9 +45,18 @@ def _load(step: StepName, work: WorkDir) -> None:
         importlib.import_module(library)
 
 
-def plugin_of(step: StepName, request: PipelineRequest) -> Format | Runtime:
+class Trainer:
+    """What the step `train` runs in; the passes come from several files."""
+
+    toolchain = lookup.TRAINER
+    libraries = ("numpy", "torch")
+
+
+def plugin_of(step: StepName, request: PipelineRequest) -> Format | Runtime | type[Trainer]:
     """Whose toolchain and libraries a step has that opens the model."""
     from burnish.plugins import registry
 
+    if step is StepName.train:
+        return Trainer
     runtime = request.target.runtime.value
     return registry.exporter(request.resolved.detected, runtime) if step is StepName.export else registry.runtimes()[runtime]

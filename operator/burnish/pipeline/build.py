@@ -21,10 +21,11 @@ from burnish.api.job_contract import (
     ResolvedInput,
     StepName,
     TensorDifference,
+    TrainedPass,
 )
 from burnish.errors import BurnishError, Reason
 from burnish.measurement import equivalence
-from burnish.pipeline import compress, export, repository, samples
+from burnish.pipeline import compress, export, lowering, repository, samples
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
 from burnish.plugins import base as plugins
@@ -47,14 +48,19 @@ def run(work: WorkDir) -> BuildStepRecord:
     with compress.baseline_errors(builder.runtime):
         baseline = builder.build(names.BASELINE, BASELINE_SUMMARY, work.folder(StepName.export) / export.MODEL, ())
     difference = builder.compare_with_source()
-    recipes = compress.recipes(work, request, exported)
+    recipes, trained = compress.recipes(work, request, exported), lowering.trained(work, request)
     models = [baseline]
     for candidate in work.load(StepName.compress, CompressRecord).candidates:
         if candidate.file is None:
             models.append(BuiltModel(name=candidate.name, summary=candidate.summary, reason=candidate.reason, message=candidate.message))
             continue
         try:
-            built = builder.build(candidate.name, candidate.summary, work.path(candidate.file), recipes[candidate.name].steps)
+            built = builder.build(
+                candidate.name,
+                candidate.summary,
+                work.path(candidate.file),
+                (*_trained(recipes[candidate.name], trained), *recipes[candidate.name].steps),
+            )
             models.append(_unless_known(built, models))
         except BurnishError as error:
             if error.reason not in (Reason.CandidateNotBuildable, Reason.UnsupportedOpset):
@@ -64,6 +70,12 @@ def run(work: WorkDir) -> BuildStepRecord:
     folders = {m.name: work.path(m.directory) for m in models if m.directory is not None}
     repository.write(work.folder(StepName.build) / "repository", folders, request)
     return BuildStepRecord(models=tuple(models), inputs=builder.inputs, difference=difference)
+
+
+def _trained(recipe: plugins.Recipe, models: Sequence[TrainedPass]) -> list[plugins.Step]:
+    """The training passes that a recipe starts behind, as steps of the artifact."""
+    names_of = [model.name for model in models]
+    return [plugins.Step(m.type, m.config) for m in models[: names_of.index(recipe.start) + 1]] if recipe.start else []
 
 
 def _unless_known(built: BuiltModel, before: Sequence[BuiltModel]) -> BuiltModel:

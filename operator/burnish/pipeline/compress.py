@@ -9,12 +9,12 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from burnish.api.job_contract import CompressedCandidate, CompressRecord, ExportRecord, PipelineRequest, StepName
+from burnish.api.job_contract import CompressedCandidate, CompressRecord, ExportRecord, PipelineRequest, StepName, TrainedPass
 from burnish.errors import BurnishError, Reason
 from burnish.measurement import scoring
 from burnish.pipeline import samples, usage
 from burnish.pipeline.export import MODEL
-from burnish.pipeline.lowering import lower
+from burnish.pipeline.lowering import lower, trained
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
 from burnish.plugins import base as plugins
@@ -35,17 +35,18 @@ def run(work: WorkDir) -> CompressRecord:
         runtime.check(work.folder(StepName.export) / MODEL, image=images.image(request.serving_image))
     data = samples.open_datasets(work, request, exported.signature)
     calibration: Sequence[plugins.Arrays] = data.calibration.feeds(data.smallest_batch, fill=True) if data.calibration else ()
-    lowering = lower(request, exported.graph)
+    models = trained(work, request)
+    lowering = lower(request, exported, models)
     candidates = [CompressedCandidate(name=s.name, summary="", reason=Reason.CandidateSkipped, message=s.message) for s in lowering.skipped]
     for number, recipe in enumerate(lowering.recipes):
         emit(f"candidate {recipe.name}: {recipe.summary}", done=number / len(lowering.recipes))
-        candidates.append(_make(work, runtime, recipe, calibration, _answers(request, data)))
+        candidates.append(_make(work, runtime, recipe, _start(work, recipe, models), calibration, _answers(request, data)))
     return CompressRecord(candidates=tuple(candidates))
 
 
 def recipes(work: WorkDir, request: PipelineRequest, exported: ExportRecord) -> dict[str, plugins.Recipe]:
     """The recipes by name; lowering is pure, so asking again gives the same."""
-    return {recipe.name: recipe for recipe in lower(request, exported.graph).recipes}
+    return {recipe.name: recipe for recipe in lower(request, exported, trained(work, request)).recipes}
 
 
 @contextlib.contextmanager
@@ -77,10 +78,15 @@ def _answers(request: PipelineRequest, data: samples.Samples) -> plugins.Answers
 
 
 def _make(
-    work: WorkDir, runtime: plugins.Runtime, recipe: plugins.Recipe, calibration: Sequence[plugins.Arrays], answers: plugins.Answers
+    work: WorkDir,
+    runtime: plugins.Runtime,
+    recipe: plugins.Recipe,
+    start: Path,
+    calibration: Sequence[plugins.Arrays],
+    answers: plugins.Answers,
 ) -> CompressedCandidate:
     folder = work.folder(StepName.compress)
-    current = work.folder(StepName.export) / MODEL
+    current = start
     meter = usage.Meter()
     summary = recipe.summary
     try:
@@ -97,6 +103,13 @@ def _make(
         emit(f"candidate {recipe.name} is left out: {error.message}", warning=True)
         return CompressedCandidate(name=recipe.name, summary=recipe.summary, reason=error.reason, message=error.message)
     return CompressedCandidate(name=recipe.name, summary=summary, file=_relative(work, current), usage=meter.read())
+
+
+def _start(work: WorkDir, recipe: plugins.Recipe, models: Sequence[TrainedPass]) -> Path:
+    """What a recipe's first step reads."""
+    if not recipe.start:
+        return work.folder(StepName.export) / MODEL
+    return work.path(next(model.file for model in models if model.name == recipe.start))
 
 
 def _relative(work: WorkDir, path: Path) -> str:

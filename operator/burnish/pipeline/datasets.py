@@ -95,6 +95,7 @@ def load_dataset(
     samples: int | None,
     field: str,
     metric: Metric | None = None,
+    any_labels: bool = False,
     max_bytes: int = MAX_BYTES,
 ) -> Dataset:
     """Read the .npz file at `path`: one array per input of the model, (samples, ...), and `label`.
@@ -106,12 +107,13 @@ def load_dataset(
         samples: at most this many, from the start; None for all.
         field: where the manifest names this dataset, e.g. `spec.datasets.evaluation`.
         metric: that the samples are scored by; it says which labels are needed.
+        any_labels: keep labels of any numeric type, for who reads them without a metric.
         max_bytes: largest uncompressed size.
 
     Raises:
         BurnishError: InvalidDataset, LabelsMissing.
     """
-    return _Reader(path, inputs, signature, field).read(samples, metric, max_bytes)
+    return _Reader(path, inputs, signature, field, any_labels).read(samples, metric, max_bytes)
 
 
 class _Header(NamedTuple):
@@ -122,8 +124,8 @@ class _Header(NamedTuple):
 class _Reader:
     """One .npz file being read; keeps what every message needs."""
 
-    def __init__(self, path: Path, inputs: Sequence[Input], signature: Signature, field: str) -> None:
-        self.path, self.signature, self.field = path, signature, field
+    def __init__(self, path: Path, inputs: Sequence[Input], signature: Signature, field: str, any_labels: bool) -> None:
+        self.path, self.signature, self.field, self.any_labels = path, signature, field, any_labels
         self.declared = {entry.name: entry for entry in inputs}
         self.keeps_axis = signature.is_batched or all(t.shape and t.shape[0] == 1 for t in signature.inputs)
         self.notes: list[str] = []
@@ -260,7 +262,7 @@ class _Reader:
     def _labels(self, archive: zipfile.ZipFile, headers: dict[str, _Header], keep: int, metric: Metric | None) -> np.ndarray | None:
         if names.LABEL not in headers or names.LABEL in {t.name for t in self.signature.inputs}:
             return None
-        values = metric is not None and metric.compares_values
+        values = self.any_labels or (metric is not None and metric.compares_values)
         if headers[names.LABEL].dtype.kind not in ("iubf" if values else "iub"):
             if metric is None or not metric.needs_labels:
                 return None  # nobody asks for it

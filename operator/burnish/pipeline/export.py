@@ -40,13 +40,13 @@ def run(work: WorkDir) -> ExportRecord:
     source = work.path(staged.source)
     folder = work.folder(StepName.export)
     plugin = formats.find(LocalFiles(source), request.resolved.detected, request.options)
-    model = plugins.SourceModel(source, request.options, tuple(map(_declared, request.inputs)), emit)
+    model = plugins.SourceModel(source, request.options, tuple(map(declared, request.inputs)), emit)
     signature, graph = plugin.export(model, folder / MODEL, image=images.image(request.serving_image))
     emit(f"{graph.parameters:,} parameters in {sum(graph.op_counts.values())} nodes, opset {graph.opset}")
     resolved = prepare.run(work, request, signature, source if source.is_dir() else None, folder / prepare.FOLDER)
     _write_companions(plugin, source, resolved, folder / COMPANIONS)
     data = samples.open_datasets(work, request, signature)
-    lower(request, graph)
+    lower(request, ExportRecord(signature=signature, graph=graph, format=plugin.name))
     warning = resolution_warning(len(data.evaluation or ()), request.constraints, largest_loss(data, request))
     if warning:
         emit(warning.message, warning=True)  # now, not after everything was measured
@@ -58,7 +58,8 @@ def run(work: WorkDir) -> ExportRecord:
     return ExportRecord(signature=signature, graph=graph, format=plugin.name)
 
 
-def _declared(entry: Input) -> plugins.DeclaredInput:
+def declared(entry: Input) -> plugins.DeclaredInput:
+    """What spec.inputs says of an input, as formats want it."""
     shape = None if entry.shape is None else tuple(entry.shape)
     return plugins.DeclaredInput(entry.name, entry.data_type, shape, {d.axis: d.opt for d in entry.dynamic})
 

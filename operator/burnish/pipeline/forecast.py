@@ -66,7 +66,12 @@ def make(model: OptimizedModel, base: Path, store: Store, hardware_class: Hardwa
     """
     request = requests.resolve_request(model, base=str(base), hardware_class=hardware_class, serving_image=serving_image)
     data = request.datasets
-    wanted = {"spec.source.uri": request.source, "spec.datasets.calibration.uri": data.calibration, "spec.datasets.evaluation.uri": data.evaluation}
+    wanted = {
+        "spec.source.uri": request.source,
+        "spec.datasets.calibration.uri": data.calibration,
+        "spec.datasets.evaluation.uri": data.evaluation,
+        "spec.datasets.training.uri": data.training,
+    }
     seen = {
         field: Pinned(
             field,
@@ -107,6 +112,7 @@ def _resolved(request: ResolveRequest, seen: dict[str, Pinned]) -> ResolveRecord
         source=source,
         calibration=record("spec.datasets.calibration.uri"),
         evaluation=record("spec.datasets.evaluation.uri"),
+        training=record("spec.datasets.training.uri"),
         format=declared,
         detected=formats.find(files, declared, request.source.options).name if files else None,
         targets=(),
@@ -118,7 +124,7 @@ def _target(request: ResolveRequest, resolved: ResolveRecord | None, target: Tar
     if resolved is None:
         return TargetForecast(target.name, None, passes, {}, None)
     plan = resolve.plan_target(request, resolved, target, store, hardware_class)
-    needed = requests.steps(plan.plan)
+    needed = requests.steps(plan.plan, request.passes[target.name])
     steps = {step: step in needed for step in requests.BUILD_STEPS}
     return TargetForecast(target.name, plan, passes, steps, _decision(request, plan, store))
 

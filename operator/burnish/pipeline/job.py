@@ -35,8 +35,8 @@ from burnish.store.store import Store
 
 CONTAINERS = {StepName.resolve: 1}
 """Step -> containers of its pod, which share the room for termination messages."""
-PIPELINE_CONTAINERS = 7
-"""Six steps and Triton."""
+PIPELINE_CONTAINERS = 8
+"""Seven steps at most, and Triton."""
 REPEAT = " (to repeat it on a machine of your own: kubectl get om {name} -n {namespace} -o yaml > {name}.yaml; burnish run {name}.yaml)"
 
 
@@ -105,7 +105,7 @@ def run_stage(job: JobRequest, work: WorkDir, store: Store) -> StageRecord:
 
 def is_needed(step: StepName, work: WorkDir) -> bool:
     """Whether a step of a pipeline's pod has anything to do."""
-    return step in requests.steps(work.load_request().plan.plan)
+    return step in requests.steps((request := work.load_request()).plan.plan, request.passes)
 
 
 def run_publish(work: WorkDir, store: Store) -> tuple[Result, Message]:

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from burnish.api.job_contract import BuildRecord, PassEntryJson, ResolveRecord
 from burnish.api.v1alpha1.optimized_model import Datasets, DynamicBatching, Input, Load, Target
 from burnish.plugins import base as plugins
-from burnish.plugins import registry
+from burnish.plugins import order, registry
 from burnish.plugins.base import HardwareClass
 from burnish.serving import images
 from burnish.store import keys
 from burnish.toolchains import environments
+
+TRAINER = "torch"
+"""The toolchain in which passes train."""
 
 
 def artifact_key(
@@ -30,6 +33,7 @@ def artifact_key(
     runtime = registry.runtimes()[target.runtime.value]
     exporter = registry.exporter(resolved.detected, runtime.name).toolchain
     golden = resolved.calibration or resolved.evaluation
+    trains = bool(order.training_part(requests))
     calibration = resolved.calibration if any(registry.passes()[r.name].reads_calibration(r.config) for r in requests) else None
     return keys.artifact_key(
         source_digest=resolved.source.tree.digest,
@@ -38,8 +42,11 @@ def artifact_key(
         passes=passes,
         calibration_digest=calibration.tree.digest if calibration else None,
         calibration_samples=datasets.calibration.samples if calibration and datasets.calibration else None,
-        decoding=datasets.evaluation if reads_answers else None,
+        decoding=datasets.evaluation if reads_answers or trains else None,
         golden_digest=golden.tree.digest if golden else None,
+        training=datasets.training if trains else None,
+        training_digest=resolved.training.tree.digest if trains and resolved.training else None,
+        trainer=environments.identity(TRAINER) if trains else None,
         runtime=target.runtime.value,
         toolchain=environments.identity(runtime.toolchain),
         exporter=environments.identity(exporter) if exporter != runtime.toolchain else None,

@@ -31,6 +31,7 @@ from burnish.api.job_contract import (
     Plan,
     SideFacts,
     StepName,
+    TrainRecord,
     Warned,
 )
 from burnish.api.scalars import duration_seconds
@@ -286,6 +287,8 @@ def _build_record(work: WorkDir, request: PipelineRequest) -> tuple[BuildRecord,
     scratch = work.folder(StepName.measure)
     refs = {m.name: describe(work.path(m.directory), scratch) for m in built.models if m.directory is not None}
     passes = {c.name: c.usage for c in work.load(StepName.compress, CompressRecord).candidates}
+    learned = work.load(StepName.train, TrainRecord) if requests.trains(request.passes) else None
+    passes |= {m.name: m.usage for m in learned.passes} if learned else {}
     candidates = tuple(
         CandidateBuild(name=m.name, summary=m.summary, artifact=refs.get(m.name), usage=passes.get(m.name), reason=m.reason, message=m.message)
         for m in built.models
@@ -301,6 +304,8 @@ def _build_record(work: WorkDir, request: PipelineRequest) -> tuple[BuildRecord,
         source_format=exported.format,
         export=built.difference,
         usage={step.value: found for step in requests.OFFLINE_STEPS if (found := work.load_usage(step)) is not None},
+        original=learned.original if learned else None,
+        trained=learned.passes if learned else (),
         created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
     return record, work.folder(StepName.build) / "artifacts"

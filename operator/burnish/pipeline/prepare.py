@@ -33,12 +33,12 @@ from burnish.pipeline.workdir import WorkDir
 from burnish.plugins.base import Signature
 
 FOLDER = "datasets"
-"""Of the step that prepares; holds calibration.npz and evaluation.npz."""
+"""Of the step that prepares; holds calibration.npz, evaluation.npz and training.npz."""
 DESCRIPTION = "preprocess.json"
 """In an artifact's companions: the resolved values, so that a client can do the same."""
 DESCRIBING = ("tokenizer.json", "tokenizer_config.json", "config.json", preprocess.CONFIG)
 """What is read of the source's directory; it travels with the artifact, and so is there when only measuring is left."""
-_DATASETS = ("calibration", "evaluation")
+_DATASETS = ("calibration", "evaluation", "training")
 _ROWS = (".jsonl", ".csv")
 _LISTED = 5
 

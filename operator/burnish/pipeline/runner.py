@@ -184,7 +184,7 @@ class _Run:
         cpu_limit.prepare(quantity_value(target.resources.cpu)).remove()  # what can't be held is said now, not after an hour's work
         work = WorkDir(_fresh(self.options.work / (target.name if attempt == 1 else f"{target.name}-{attempt}")))
         work.save_request(requests.pipeline_request(self.request, self.resolved, target, plan, hardware_class=self.hardware_class))
-        steps = requests.steps(plan.plan)
+        steps = requests.steps(plan.plan, self.request.passes[target.name])
         self.listener.plan(target.name, steps)
         deadline = time.monotonic() + duration_seconds(self.request.jobs.deadline)
         with contextlib.ExitStack() as processes:  # a step that failed leaves the next one waiting

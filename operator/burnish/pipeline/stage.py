@@ -7,6 +7,7 @@ left to do.
 from __future__ import annotations
 
 from burnish import names
+from burnish.api import requests
 from burnish.api.job_contract import Plan, SourceRecord, StageRecord, StepName
 from burnish.pipeline import formats, repository
 from burnish.pipeline.progress import emit
@@ -24,6 +25,7 @@ def run(work: WorkDir, store: Store) -> StageRecord:
     """
     request = work.load_request()
     resolved, plan = request.resolved, request.plan
+    steps = requests.steps(plan.plan, request.passes)
 
     def place(record: SourceRecord, name: str) -> str:
         target = work.input / name
@@ -37,6 +39,7 @@ def run(work: WorkDir, store: Store) -> StageRecord:
         source=place(resolved.source, "source") if plan.plan is Plan.Build else "",
         calibration=place(resolved.calibration, "calibration") if resolved.calibration else None,
         evaluation=place(resolved.evaluation, "evaluation") if resolved.evaluation else None,
+        training=place(resolved.training, "training") if resolved.training and StepName.train in steps else None,
     )
     if plan.plan is Plan.Measure and plan.build is not None:
         found = {names.BASELINE: plan.build.baseline} | {c.name: c.artifact for c in plan.build.candidates if c.artifact is not None}

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -137,6 +137,8 @@ class Recipe:
     name: str
     summary: str
     steps: tuple[Step, ...]
+    start: str = ""
+    """The trained model that the steps begin with; empty: the export."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,6 +269,10 @@ class Format(abc.ABC):
     def reference(self, source: SourceModel, feeds: Sequence[Arrays]) -> list[dict[str, np.ndarray]]:
         """Outputs of the *source's own framework* for each feed: what the export is compared with."""
 
+    def module(self, source: SourceModel) -> Any | None:
+        """The source as a torch module that can be trained (a `NamedModule`), where its own framework has one; None elsewhere."""
+        return None
+
     def companions(self, path: Path) -> list[Path]:
         """Files of the source directory `path` that clients of the served model need (a tokenizer's); they travel with every artifact."""
         return []
@@ -289,6 +295,99 @@ class Pass(abc.ABC):
     def reads_answers(self, config: PassConfig) -> bool:
         """True if answers decide what comes out; then how outputs are decoded is part of the artifact key."""
         return False
+
+    def misplaced(self, config: PassConfig, before: Sequence[PassRequest], after: Sequence[PassRequest]) -> str:
+        """Why it makes no sense between these other passes, with the cure; empty where it does. Pure."""
+        return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """The data that a model is trained on, as arrays that are indexed by sample."""
+
+    inputs: Arrays
+    """Input name -> (samples, ...)."""
+    output: str
+    """The output that is learned."""
+    labels: np.ndarray | None
+    """(samples,) class indices, or values in the output's shape."""
+    answers: np.ndarray | None
+    """(samples, ...): the original's own answers, where a pass learns from them."""
+    is_classification: bool
+    """The output holds a figure per class on its last axis."""
+    holds_probabilities: bool
+    """Those figures are probabilities already, not logits."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+
+class Bench(abc.ABC):
+    """What a training pass works with beside the model: data, news, and a memory that outlives the process."""
+
+    lesson: Lesson | None
+    """Training data, where the manifest has some."""
+    calibration: Sequence[Arrays]
+    """Feeds without labels: of the calibration data, else of the training data; possibly empty."""
+    devices: int
+    """Processes that train side by side."""
+
+    @abc.abstractmethod
+    def say(self, text: str, *, done: float | None = None) -> None:
+        """Tell the user how far it is; `done` is a share of the pass."""
+
+    @abc.abstractmethod
+    def save(self, state: Mapping[str, object]) -> None:
+        """Keep what this pass has reached, tensors and plain values; it replaces what was kept before."""
+
+    @abc.abstractmethod
+    def load(self) -> Mapping[str, Any] | None:
+        """What an earlier process of the same work kept of this pass."""
+
+
+class TrainingPass(Pass):
+    """A compression of the model as a torch module, in the torch toolchain, before any runtime has a say."""
+
+    short: ClassVar[str]
+    """For the names of candidates."""
+    shrinks: ClassVar[bool] = True
+    """What it makes may be faster than what it was given, so that is a candidate of its own."""
+    is_exact: ClassVar[bool] = True
+    """Its module answers as its ONNX does; one that only simulates integers may differ in a rounding."""
+
+    @abc.abstractmethod
+    def trains(self, config: PassConfig) -> bool:
+        """True if it needs training data."""
+
+    def learns_from_original(self, config: PassConfig) -> bool:
+        """True if it needs the original's answers to the training data."""
+        return False
+
+    def needs_labels(self, config: PassConfig) -> bool:
+        """True if it needs the labels of the training data."""
+        return self.trains(config)
+
+    @abc.abstractmethod
+    def apply(self, config: PassConfig, model: Any, bench: Bench) -> TrainedModel:
+        """Compress `model` (a `NamedModule`; it may be changed in place).
+
+        Raises:
+            BurnishError: PassNotApplicable where it finds nothing to do; TrainingDiverged.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """What a training pass made."""
+
+    model: Any
+    """A `NamedModule`."""
+    summary: str
+    """What was done, with numbers."""
+    losses: tuple[float, ...] = ()
+    """Mean loss of each epoch."""
+    notes: tuple[str, ...] = ()
+    """What the report should tell beside it."""
 
 
 @dataclasses.dataclass(frozen=True)

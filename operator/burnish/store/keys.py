@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from burnish import names
 from burnish.api.job_contract import ArtifactRef, PassEntryJson
 from burnish.api.scalars import quantity_bytes, quantity_value
-from burnish.api.v1alpha1.optimized_model import DynamicBatching, Evaluation, Input, Load, Resources
+from burnish.api.v1alpha1.optimized_model import DynamicBatching, Evaluation, Input, Load, Resources, TrainingData
 from burnish.api.v1alpha1.preprocess import Preprocess
 from burnish.plugins.base import HardwareClass, ServingImage, SourceOptions
 
@@ -63,9 +63,12 @@ def artifact_key(
     calibration_samples: int | None,
     decoding: Evaluation | None,
     golden_digest: str | None,
+    training: TrainingData | None = None,
+    training_digest: str | None = None,
     runtime: str,
     toolchain: str,
     exporter: str | None = None,
+    trainer: str | None = None,
     options: SourceOptions | None = None,
     image: ServingImage | None = None,
     preprocess: Preprocess | None = None,
@@ -82,9 +85,12 @@ def artifact_key(
         calibration_samples: how many of it are read, else None.
         decoding: says how answers are decoded and from which output, if a pass reads answers; else None.
         golden_digest: tree digest of the data that the golden request is taken from; None where it is made up.
+        training: how the training data is learned, if a pass trains, else None; its URI and pin do not count.
+        training_digest: tree digest of it.
         runtime: name of the runtime.
         toolchain: identity of the toolchain: its lock and the plugins' code.
         exporter: identity of the toolchain that brings the source to ONNX, where it is another one.
+        trainer: identity of the toolchain in which passes train, if any does.
         options: what the manifest says of the source beside where it is; whether it is trusted does not count.
         image: the serving image whose limits the artifact is capped to; its name and Triton do not count, what it loads does.
         preprocess: as written; what it takes from the source, the source digest decides.
@@ -106,6 +112,7 @@ def artifact_key(
             "toolchain": toolchain,
             "exporter": exporter,
             **_preprocessing(preprocess),
+            **_training(training, training_digest, trainer),
             "loads": image
             and {
                 "versions": dict(image.versions),
@@ -185,6 +192,13 @@ def _decoding(evaluation: Evaluation | None) -> dict[str, object] | None:
 
 def _preprocessing(preprocess: Preprocess | None) -> dict[str, object]:
     return {"preprocess": preprocess.model_dump(mode="json", by_alias=True)} if preprocess else {}
+
+
+def _training(data: TrainingData | None, digest: str | None, trainer: str | None) -> dict[str, object]:
+    if trainer is None:
+        return {}
+    facts = data.model_dump(mode="json", by_alias=True, include={"samples", "output", "loss"}) if data else None
+    return {"training": {"digest": digest, "data": facts, "toolchain": trainer}}
 
 
 def _key(kind: str, ingredients: dict[str, object]) -> str:

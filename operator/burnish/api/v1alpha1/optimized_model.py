@@ -33,7 +33,7 @@ from burnish.api.v1alpha1.preprocess import Preprocess
 from burnish.api.v1alpha1.status import Status
 from burnish.errors import BurnishError
 from burnish.plugins import base as plugins
-from burnish.plugins import registry
+from burnish.plugins import order, registry
 
 Uri = Annotated[str, Field(min_length=1, pattern=LINE_PATTERN, max_length=2048, examples=["file:model.onnx", "https://example.com/model.onnx"])]
 ShortName = Annotated[str, Field(pattern=names.NAME_PATTERN, max_length=12, examples=["cpu"])]
@@ -335,11 +335,33 @@ def decodes_of(metric: Metric) -> tuple[Decode, ...]:
     return () if metric.compares_values else (Decode.ArgMax,)
 
 
+class Loss(StrEnum):
+    """What training makes small."""
+
+    CrossEntropy = "CrossEntropy"
+    MeanSquaredError = "MeanSquaredError"
+
+
+class TrainingData(ApiModel):
+    """Samples that passes train on."""
+
+    uri: Uri = Field(examples=["file:training.npz"], description=f"{_KINDS}; with `label` where a pass learns from labels.")
+    digest: Digest | None = Field(default=None, description="Pin: sha256 of the file.")
+    samples: Samples | None = Field(default=None, description="At most this many, from the start; default all.")
+    output: TensorName | None = Field(default=None, description="Which output is learned; default the evaluation's, else the model's first.")
+    loss: Loss | None = Field(
+        default=None,
+        description="CrossEntropy: `label` holds the index of the right class, the output a figure per class. MeanSquaredError: `label` holds what the output "
+        "shall be. Default: as the labels are; without labels, CrossEntropy where evaluation decodes by ArgMax.",
+    )
+
+
 class Datasets(ApiModel):
-    """Data for calibration and for judging; the two should not share samples."""
+    """Data for calibration, for training and for judging; they should not share samples."""
 
     calibration: Calibration | None = Field(default=None, description="Representative inputs for static quantization.")
     evaluation: Evaluation | None = Field(default=None, description="Held-out inputs on which candidates are judged; constraints.score needs it.")
+    training: TrainingData | None = Field(default=None, description="What passes train on; those that train need it.")
     preprocess: Preprocess | None = Field(default=None, description="How images become the model's input; needed where the data are images.")
 
 
@@ -677,7 +699,12 @@ class Spec(ApiModel):
     def _runtimes_meet_passes(self) -> Spec:
         for position, target in enumerate(self.targets):
             runtime = registry.runtimes()[target.runtime.value]
-            found = runtime.objection(self.passes_of(target), has_calibration=self.datasets.calibration is not None)
+            found = order.objection(
+                self.passes_of(target),
+                runtime,
+                has_calibration=self.datasets.calibration is not None,
+                has_training=self.datasets.training is not None,
+            )
             if found is not None:
                 where = f"{'passes' if target.passes is None else f'targets[{position}].passes'}[{found.position}]"
                 raise FieldError(f"{where}.{found.field}" if found.field else where, found.message, found.reason)

@@ -59,7 +59,7 @@ class NamedModule:
 
         try:
             with torch.inference_mode():
-                found = self._outputs([torch.from_numpy(np.array(feed[i.tensor.name])) for i in self.inputs])
+                found = self.outputs([torch.from_numpy(np.array(feed[i.tensor.name])) for i in self.inputs])
         except BurnishError:
             raise
         except Exception as error:  # the model's own code
@@ -77,7 +77,7 @@ class NamedModule:
         examples = tuple(example(i) for i in self.inputs)
         try:
             with torch.inference_mode():
-                outputs = self._outputs(list(examples))
+                outputs = self.outputs(list(examples))
         except BurnishError:
             raise
         except Exception as error:
@@ -91,7 +91,7 @@ class NamedModule:
 
         with exporting():
             return torch.onnx.export(
-                _positional(self),
+                positional(self),
                 examples,
                 dynamo=True,
                 dynamic_shapes=(varying,),
@@ -102,7 +102,8 @@ class NamedModule:
                 verbose=False,
             )
 
-    def _outputs(self, arguments: list[Any]) -> dict[str, Any]:
+    def outputs(self, arguments: Sequence[Any]) -> dict[str, Any]:
+        """The module's tensors by name, for inputs in order."""
         names = [i.tensor.name for i in self.inputs]
         answer = self.module(**dict(zip(names, arguments, strict=True))) if self.by_keyword else self.module(*arguments)
         return named_outputs(answer)
@@ -140,7 +141,7 @@ def named_outputs(answer: Any) -> dict[str, Any]:
     return found
 
 
-def _positional(named: NamedModule) -> Any:
+def positional(named: NamedModule) -> Any:
     """A module that takes the inputs in order and returns a tuple of tensors, as the exporter wants it."""
     import torch
 
@@ -150,7 +151,7 @@ def _positional(named: NamedModule) -> Any:
             self.inner = named.module
 
         def forward(self, *arguments: Any) -> tuple[Any, ...]:
-            return tuple(named._outputs(list(arguments)).values())
+            return tuple(named.outputs(list(arguments)).values())
 
     return Positional().eval()
 

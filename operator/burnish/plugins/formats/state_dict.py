@@ -51,6 +51,10 @@ class StateDict(base.Format):
         model = _load(dataclasses.replace(source, say=base.silent))  # `export` has said it
         return [model.run(feed) for feed in feeds]
 
+    def module(self, source: base.SourceModel) -> _torch_module.NamedModule:
+        """The architecture with its weights."""
+        return _load(dataclasses.replace(source, say=base.silent))
+
 
 def _load(source: base.SourceModel) -> _torch_module.NamedModule:
     module = _torch_architectures.build(source.options)

@@ -1,0 +1,252 @@
+"""Training a torch module for a few epochs: the options that passes share, and the loop.
+
+An epoch starts from its seed alone, so a run that goes on from a checkpoint sees the same batches in the same order as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, field_validator
+
+from burnish import names
+from burnish.errors import BurnishError, Reason
+from burnish.plugins import base
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SPARSE = 0.01
+"""Share of exact zeros above which a weight counts as pruned: no training leaves so many by chance."""
+_Decimal = Annotated[str, Field(pattern=names.DECIMAL_PATTERN, max_length=32)]
+
+
+class Optimizer(StrEnum):
+    """What turns gradients into steps; torch.optim's classes."""
+
+    AdamW = "AdamW"
+    Adam = "Adam"
+    SGD = "SGD"
+
+
+class FromOriginal(base.PluginModel):
+    """Learning from the original model's own answers, beside the labels (Hinton, Vinyals and Dean 2015, arXiv:1503.02531)."""
+
+    alpha: _Decimal = Field(
+        default="0.1",
+        description="Weight of the labels; the rest is the original's answers. Loss: alpha x hard + (1 - alpha) x temperature^2 x soft. 0 needs no labels.",
+    )
+    temperature: _Decimal = Field(default="4", description="How much the original's answers are softened; classes only.")
+
+    @field_validator("alpha")
+    @classmethod
+    def _share(cls, value: str) -> str:
+        if float(value) > 1:
+            raise ValueError(f'{value} is more than the whole; write a decimal between 0 and 1, such as alpha: "0.1"')
+        return value
+
+    @field_validator("temperature")
+    @classmethod
+    def _positive(cls, value: str) -> str:
+        if not 0 < float(value) <= 1000:
+            raise ValueError(f'{value} is no temperature; write a decimal above 0, such as temperature: "4"')
+        return value
+
+
+class TrainingOptions(base.PluginModel):
+    """How a model is trained on spec.datasets.training."""
+
+    epochs: Annotated[int, Field(ge=0, le=10_000)] = Field(default=3, description="Times that the training data is gone through; 0 trains nothing.")
+    learning_rate: _Decimal = Field(default="0.001", examples=["0.001"], description="At the first step; it falls to 0 along a cosine.")
+    optimizer: Optimizer = Field(default=Optimizer.AdamW, description="AdamW and Adam as PyTorch has them; SGD with momentum 0.9.")
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = Field(default=64, description="Samples per step, of all devices together.")
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(default=0, description="Of the order of samples, and of everything random in the model.")
+    distill: FromOriginal | None = Field(default=None, description="Learn from the original's answers too; without it from the labels alone.")
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _some_step(cls, value: str) -> str:
+        if not 0 < float(value) <= 1000:
+            raise ValueError(f'{value} is no learning rate; write a decimal above 0, such as learningRate: "0.001"')
+        return value
+
+    @property
+    def needs_labels(self) -> bool:
+        """It has a hard loss."""
+        return self.epochs > 0 and (self.distill is None or float(self.distill.alpha) > 0)
+
+    @property
+    def learns_from_original(self) -> bool:
+        """It has a soft loss."""
+        return self.epochs > 0 and self.distill is not None
+
+
+@dataclasses.dataclass
+class Mode:
+    """How a module is switched between training and evaluation; an exported graph has its own way."""
+
+    train: Callable[[Any], None] = lambda module: module.train()
+    evaluate: Callable[[Any], None] = lambda module: module.eval()
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A stretch of a pass's training."""
+
+    options: TrainingOptions
+    first: int = 0
+    """Epochs of the pass before it, for seeds and checkpoints."""
+    mode: Mode = dataclasses.field(default_factory=Mode)
+
+
+def train(named: Any, part: Part, bench: base.Bench, losses: list[float], extra: Mapping[str, object] | None = None) -> None:
+    """Train a module in place; `losses` gets the mean loss of each epoch.
+
+    Args:
+        named: a `NamedModule`.
+        part: options, and what belongs to them.
+        bench: with the lesson.
+        losses: of the epochs so far; one that goes on from a checkpoint has more of them than `part.first`.
+        extra: what belongs into the checkpoint beside weights and optimizer.
+
+    Raises:
+        BurnishError: TrainingDiverged; OutOfMemory.
+    """
+    import torch
+
+    options = part.options
+    if not options.epochs:
+        return
+    assert bench.lesson is not None  # noqa: S101  # whoever trains said that it needs one
+    parameters = [p for p in named.module.parameters() if p.requires_grad]
+    optimizer = _optimizer(options, parameters)
+    done = len(losses) - part.first
+    if done > 0 and (known := bench.load()) is not None and "optimizer" in known:
+        optimizer.load_state_dict(known["optimizer"])
+    steps = _steps(len(bench.lesson), options.batch_size)
+    for epoch in range(max(0, done), options.epochs):
+        torch.manual_seed(_seed(options.seed, part.first + epoch))
+        part.mode.train(named.module)
+        losses.append(_epoch(named, part, bench.lesson, optimizer, epoch, steps))
+        part.mode.evaluate(named.module)
+        bench.save({**(extra or {}), "losses": list(losses), "model": named.module.state_dict(), "optimizer": optimizer.state_dict()})
+        bench.say(f"epoch {epoch + 1} of {options.epochs}: loss {losses[-1]:.4g}", done=(epoch + 1) / options.epochs)
+
+
+def _epoch(named: Any, part: Part, lesson: base.Lesson, optimizer: Any, epoch: int, steps: int) -> float:
+    """One time through the data; the mean loss."""
+    import torch
+
+    options = part.options
+    loss_of, keep_zeros = objective(lesson, options.distill), _zeros(named.module)
+    total = 0.0
+    for step, indices in enumerate(batches(len(lesson), options.batch_size, _seed(options.seed, part.first + epoch))):
+        for group in optimizer.param_groups:
+            group["lr"] = _rate(float(options.learning_rate), epoch * steps + step, options.epochs * steps)
+        optimizer.zero_grad(set_to_none=True)
+        answer = named.outputs([torch.from_numpy(lesson.inputs[i.tensor.name][indices]) for i in named.inputs])
+        loss = loss_of(answer[lesson.output], indices)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            kept = f"the checkpoint after epoch {epoch} is kept" if epoch else "no epoch ended, so nothing of it is kept"
+            raise BurnishError(
+                Reason.TrainingDiverged,
+                f"the loss became {value} in epoch {epoch + 1} of {options.epochs}, step {step + 1} of {steps}; lower learningRate ({options.learning_rate}); {kept}",
+            )
+        loss.backward()
+        optimizer.step()
+        keep_zeros()
+        total += value * len(indices)
+    return total / len(lesson)
+
+
+def _zeros(module: Any) -> Callable[[], None]:
+    """What puts back the zeros of sparse weights: pruned away is pruned away, whatever is trained after it."""
+    import torch
+
+    sparse = [p for p in module.parameters() if p.ndim > 1 and int((p == 0).sum()) > SPARSE * p.numel()]
+    masks = [p.detach() != 0 for p in sparse]
+
+    def keep() -> None:
+        with torch.no_grad():
+            for weight, mask in zip(sparse, masks, strict=True):
+                weight.mul_(mask)
+
+    return keep
+
+
+def batches(samples: int, size: int, seed: int) -> Iterator[np.ndarray]:
+    """Indices of the samples in the order of this seed; a last batch of one sample goes with the one before (batch normalization needs two)."""
+    import numpy as np
+
+    order = np.random.default_rng(seed).permutation(samples)
+    cuts = list(range(size, samples, size))
+    if cuts and samples - cuts[-1] < 2:
+        cuts.pop()
+    yield from np.split(order, cuts)
+
+
+def _steps(samples: int, size: int) -> int:
+    return sum(1 for _ in batches(samples, size, 0))
+
+
+def _seed(seed: int, epoch: int) -> int:
+    return (seed * 1_000_003 + epoch) % 2**31
+
+
+def _rate(first: float, step: int, steps: int) -> float:
+    """Loshchilov and Hutter 2017, arXiv:1608.03983, without restarts."""
+    return first * 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
+
+
+def _optimizer(options: TrainingOptions, parameters: list[Any]) -> Any:
+    import torch
+
+    rate = float(options.learning_rate)
+    if options.optimizer is Optimizer.SGD:
+        return torch.optim.SGD(parameters, lr=rate, momentum=0.9)
+    return getattr(torch.optim, options.optimizer.value)(parameters, lr=rate)
+
+
+def objective(lesson: base.Lesson, distill: FromOriginal | None) -> Callable[[Any, np.ndarray], Any]:
+    """The loss of an output against the lesson: cross entropy of classes, else the mean squared error; see `FromOriginal` for both together.
+
+    The soft loss of classes is the Kullback-Leibler divergence of the softened answers, times the squared temperature so that its gradients keep their size.
+    """
+    import torch
+    from torch.nn import functional
+
+    alpha, temperature = (1.0, 1.0) if distill is None else (float(distill.alpha), float(distill.temperature))
+    labels = None if lesson.labels is None else torch.from_numpy(lesson.labels)
+    answers = None if lesson.answers is None else torch.from_numpy(lesson.answers)
+
+    def scores(output: Any) -> Any:
+        """Logits: of probabilities their logarithm."""
+        flat = output.float().flatten(0, -2)
+        return flat.clamp_min(1e-12).log() if lesson.holds_probabilities else flat
+
+    def hard(output: Any, indices: np.ndarray) -> Any:
+        wanted = labels[indices]
+        if lesson.is_classification:
+            return functional.cross_entropy(scores(output), wanted.long().flatten())
+        return functional.mse_loss(output.float(), wanted.float().reshape(output.shape))
+
+    def soft(output: Any, indices: np.ndarray) -> Any:
+        wanted = answers[indices]
+        if not lesson.is_classification:
+            return functional.mse_loss(output.float(), wanted.float().reshape(output.shape))
+        ours, theirs = scores(output) / temperature, scores(wanted) / temperature
+        return temperature**2 * functional.kl_div(
+            functional.log_softmax(ours, -1), functional.log_softmax(theirs, -1), reduction="batchmean", log_target=True
+        )
+
+    def loss(output: Any, indices: np.ndarray) -> Any:
+        if alpha == 1:
+            return hard(output, indices)
+        return (1 - alpha) * soft(output, indices) if alpha == 0 else alpha * hard(output, indices) + (1 - alpha) * soft(output, indices)
+
+    return loss
