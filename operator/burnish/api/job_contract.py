@@ -567,6 +567,21 @@ class TrainRecord(Record):
     """What the step could reach."""
 
 
+class Checkpoint(ApiModel):
+    """What one training pass had reached."""
+
+    position: int
+    """Of the pass among those that train."""
+    digest: Digest
+    """Blob of the file."""
+
+
+class CheckpointRecord(Record):
+    """What an artifact key's training has reached (store: `checkpoints`); empty once the work is done."""
+
+    files: tuple[Checkpoint, ...] = ()
+
+
 class CompressedCandidate(ApiModel):
     """One candidate's ONNX, or why there is none."""
 

@@ -20,7 +20,7 @@ from burnish.api.v1alpha1.optimized_model import OptimizedModel, Target
 from burnish.errors import StepExit
 from burnish.manifests import pods, serving
 from burnish.manifests.settings import ContainerResources, Settings
-from burnish.plugins import registry
+from burnish.plugins import order, registry
 from burnish.store.keys import canonical_json
 
 Manifest = dict[str, Any]
@@ -32,6 +32,7 @@ PVC_SOURCES = "/sources"
 NETWORK_POLICY = "burnish-pipeline"
 SECRET_MODE = 0o440
 MIN_SHARED_MEMORY = 64 * 2**20
+KEEPER = "keep"
 SERVER_URL = f"http://127.0.0.1:{names.HTTP_PORT}"
 _KILLED = (137, 143)
 """SIGKILL and SIGTERM from outside: out of memory, or the pod's deadline. A node that is drained is told by a condition, which comes first."""
@@ -81,6 +82,7 @@ def build_pipeline(model: OptimizedModel, target: Target, run_key: str, settings
     containers = [
         _step(StepName.stage, settings.images.burnish, settings, light, "--request", f"{REQUEST}/request.json", *store.arguments),
         _step(StepName.export, settings.images.optimizers[exporter(target, source_format)], settings, heavy),
+        *_training(model, target, settings, store),
         _step(StepName.compress, optimizer, settings, heavy),
         _step(StepName.build, optimizer, settings, heavy),
         _triton(target, settings),
@@ -104,7 +106,23 @@ def build_pipeline(model: OptimizedModel, target: Target, run_key: str, settings
     }
     labels = pods.labels(model, target, names.COMPONENT_PIPELINE)
     name = names.pipeline_job(model.metadata.name, target.name, run_key)
-    return _job(name, model, labels, spec, request, uid=uid, containers=[c["name"] for c in containers if c["name"] != "triton"])
+    return _job(name, model, labels, spec, request, uid=uid, containers=[c["name"] for c in containers if c.get("restartPolicy") != "Always"])
+
+
+def _training(model: OptimizedModel, target: Target, settings: Settings, store: pods.Access) -> list[Manifest]:
+    """The step that trains, where a pass does, and beside it the sidecar that brings its checkpoints into the store: the step itself sees no credentials."""
+    if not order.training_part(model.spec.passes_of(target)):
+        return []
+    keeper = {
+        "name": KEEPER,
+        **pods.image(settings.images.burnish, settings),
+        "restartPolicy": "Always",
+        "command": ["python3", "-m", "burnish.pipeline.keep", "--work", WORK, *store.arguments],
+        "env": _environment(),
+        "resources": pods.step_resources(settings.light),
+        "volumeMounts": [*_scratch_mounts()[:1], {"name": "work", "mountPath": WORK, "readOnly": True}, *store.mounts],
+    }
+    return [keeper, _step(StepName.train, settings.images.optimizers[order.TRAINER], settings, settings.heavy)]
 
 
 def build_prerequisites(namespace: str, settings: Settings) -> list[Manifest]:

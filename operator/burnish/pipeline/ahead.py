@@ -13,8 +13,8 @@ import os
 
 from burnish.api import requests
 from burnish.api.job_contract import PipelineRequest, StepName
-from burnish.pipeline import lookup
 from burnish.pipeline.workdir import WorkDir
+from burnish.plugins import order
 from burnish.plugins.base import Format, Runtime
 
 DESCRIPTOR_VARIABLE = "BURNISH_GO_FD"
@@ -48,7 +48,7 @@ def _load(step: StepName, work: WorkDir) -> None:
 class Trainer:
     """What the step `train` runs in; the passes come from several files."""
 
-    toolchain = lookup.TRAINER
+    toolchain = order.TRAINER
     libraries = ("numpy", "torch")
 
 

@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from burnish.api.job_contract import PipelineRequest, StageRecord, StepName
+from burnish.pipeline.keep import CHECKPOINTS
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
-
-FOLDER = "checkpoints"
-"""Of the step `train`, and of `stage`, which brings an earlier attempt's."""
 
 
 class Memory:
     """The checkpoints of one run of the step."""
 
     def __init__(self, work: WorkDir, request: PipelineRequest) -> None:
-        self._own = work.folder(StepName.train) / FOLDER
+        self._own = work.folder(StepName.train) / CHECKPOINTS
         staged = work.load(StepName.stage, StageRecord).checkpoints
         self._earlier = work.path(staged) if staged else None
         self._work = request.plan.artifact_key
@@ -43,7 +39,7 @@ class Memory:
         partial.replace(path)
         described = path.with_suffix(".json.partial")
         described.write_text(json.dumps({"work": self._work, "position": position, "sha256": digest, "bytes": path.stat().st_size}))
-        os.replace(described, path.with_suffix(".json"))
+        described.replace(path.with_suffix(".json"))
 
     def load(self, position: int) -> Mapping[str, Any] | None:
         """What was kept of this pass, by this attempt or an earlier one of the same work; None where there is nothing that can be used."""
@@ -68,8 +64,3 @@ class Memory:
 
     def _file(self, position: int) -> str:
         return f"pass-{position:02d}.pt"
-
-
-def files(folder: Path) -> list[Path]:
-    """The complete checkpoints of a folder, each as its description; what is still being written isn't there yet."""
-    return sorted(path for path in folder.glob("pass-*.json") if path.is_file() and not path.is_symlink())

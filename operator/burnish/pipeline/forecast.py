@@ -125,7 +125,7 @@ def _target(request: ResolveRequest, resolved: ResolveRecord | None, target: Tar
         return TargetForecast(target.name, None, passes, {}, None)
     plan = resolve.plan_target(request, resolved, target, store, hardware_class)
     needed = requests.steps(plan.plan, request.passes[target.name])
-    steps = {step: step in needed for step in requests.BUILD_STEPS}
+    steps = {step: step in needed for step in requests.steps(Plan.Build, request.passes[target.name])}
     return TargetForecast(target.name, plan, passes, steps, _decision(request, plan, store))
 
 

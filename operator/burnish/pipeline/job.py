@@ -35,8 +35,8 @@ from burnish.store.store import Store
 
 CONTAINERS = {StepName.resolve: 1}
 """Step -> containers of its pod, which share the room for termination messages."""
-PIPELINE_CONTAINERS = 8
-"""Seven steps at most, and Triton."""
+PIPELINE_CONTAINERS = 9
+"""Seven steps at most, Triton, and what keeps checkpoints."""
 REPEAT = " (to repeat it on a machine of your own: kubectl get om {name} -n {namespace} -o yaml > {name}.yaml; burnish run {name}.yaml)"
 
 

@@ -13,9 +13,6 @@ from burnish.serving import images
 from burnish.store import keys
 from burnish.toolchains import environments
 
-TRAINER = "torch"
-"""The toolchain in which passes train."""
-
 
 def artifact_key(
     resolved: ResolveRecord,
@@ -46,7 +43,7 @@ def artifact_key(
         golden_digest=golden.tree.digest if golden else None,
         training=datasets.training if trains else None,
         training_digest=resolved.training.tree.digest if trains and resolved.training else None,
-        trainer=environments.identity(TRAINER) if trains else None,
+        trainer=environments.identity(order.TRAINER) if trains else None,
         runtime=target.runtime.value,
         toolchain=environments.identity(runtime.toolchain),
         exporter=environments.identity(exporter) if exporter != runtime.toolchain else None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zstandard
 
 from burnish import names
+from burnish.api import requests
 from burnish.api.job_contract import (
     BuildRecord,
     MeasurementIndex,
@@ -23,7 +24,7 @@ from burnish.api.job_contract import (
 )
 from burnish.api.v1alpha1.optimized_model import Constraints, Target
 from burnish.errors import BurnishError, Reason
-from burnish.pipeline import records, status, verdict
+from burnish.pipeline import keep, records, status, verdict
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
 from burnish.serving import sizes
@@ -49,6 +50,8 @@ def run(work: WorkDir, store: Store) -> Result:
         if records.artifact_digests(winner) != records.artifact_digests(build):
             raise BurnishError(Reason.Superseded, "another run published this build first, with other bytes; run again to measure those")
         build = winner
+        if requests.trains(request.passes):
+            keep.forget(build.artifact_key, store)
     index = put_measurement(measured.measurement, store)
     emit("published")
     options = options_of(request.target, request.measurement.loads, request.serving.dynamic_batching)

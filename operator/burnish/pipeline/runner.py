@@ -26,6 +26,7 @@ from burnish.errors import BurnishError, ExitCode, Reason
 from burnish.pipeline import cpu_limit, machine, publish, status, turns
 from burnish.pipeline.ahead import plugin_of
 from burnish.pipeline.confined_process import Limits
+from burnish.pipeline.keep import Keeper
 from burnish.pipeline.processes import child_environment, end_all
 from burnish.pipeline.progress import Event
 from burnish.pipeline.sidecar import measuring_server
@@ -193,10 +194,11 @@ class _Run:
                 if step is StepName.measure:
                     deadline += self._measure(work, target, deadline)
                     continue
+                keeper = self._keeper(work, target, plan) if step is StepName.train else None
                 with self._told(target.name, step):
                     process = ahead or processes.enter_context(self._process(work, target.name, step, deadline))
                     ahead = self._ahead(work, target.name, following, deadline, processes)
-                    process.run(self._tell(target.name, step))
+                    process.run(self._tell(target.name, step, keeper))
         return work.load(StepName.publish, Result)
 
     def _ahead(self, work: WorkDir, target: str, step: StepName | None, deadline: float, processes: contextlib.ExitStack) -> StepProcess | None:
@@ -245,8 +247,17 @@ class _Run:
         environment = child_environment(downloads=step is StepName.resolve, uses_store=step in requests.STORE_STEPS)
         return started(work, step, command, env=environment, limits=limits)
 
-    def _tell(self, target: str, step: StepName) -> Callable[[dict[str, Any]], None]:
-        return lambda event: self.listener.event(target, step, cast(Event, event))
+    def _tell(self, target: str, step: StepName, keeper: Keeper | None = None) -> Callable[[dict[str, Any]], None]:
+        def tell(event: dict[str, Any]) -> None:
+            self.listener.event(target, step, cast(Event, event))
+            if keeper is not None:  # news of an epoch: its checkpoint is there
+                keeper.file_new()
+
+        return tell
+
+    def _keeper(self, work: WorkDir, target: Target, plan: TargetPlan) -> Keeper:
+        """What keeps checkpoints of a training step, which holds no credentials."""
+        return Keeper(work, plan.artifact_key, open_store(self.options.store, namespace=self.model.metadata.namespace))
 
     def _command(self, work: WorkDir, target: str, step: StepName) -> list[str]:
         """What runs a step, from its work directory alone."""

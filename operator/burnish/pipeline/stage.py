@@ -9,7 +9,7 @@ from __future__ import annotations
 from burnish import names
 from burnish.api import requests
 from burnish.api.job_contract import Plan, SourceRecord, StageRecord, StepName
-from burnish.pipeline import formats, repository
+from burnish.pipeline import formats, keep, repository
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
 from burnish.store.artifacts import get_artifact
@@ -39,6 +39,7 @@ def run(work: WorkDir, store: Store) -> StageRecord:
         source=place(resolved.source, "source") if plan.plan is Plan.Build else "",
         calibration=place(resolved.calibration, "calibration") if resolved.calibration else None,
         evaluation=place(resolved.evaluation, "evaluation") if resolved.evaluation else None,
+        checkpoints=keep.bring(work, plan.artifact_key, store) if StepName.train in steps else None,
         training=place(resolved.training, "training") if resolved.training and StepName.train in steps else None,
     )
     if plan.plan is Plan.Measure and plan.build is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -132,7 +132,7 @@ class _Chain:
         try:
             made = plugin.apply(entry.config, self.model, bench)
         except BurnishError as error:
-            field = f"spec.passes[{passes_of(self.request).index(entry)}]"
+            field = f"spec.passes[{number}]"  # they come first
             raise BurnishError(error.reason, error.message, field=error.field or field) from error
         except RuntimeError as error:  # torch's allocator
             if "not enough memory" not in str(error) and "out of memory" not in str(error):
@@ -171,7 +171,7 @@ class _Chain:
     def _export(self, model: Any, path: Path, *, exact: bool = True) -> plugins.GraphFacts:
         """Write the module as ONNX; its signature and its answers stay what they are."""
         model.module.eval()
-        signature, graph = model.export(path, image=images.image(self.request.serving_image))
+        signature, graph = cast("tuple[plugins.Signature, plugins.GraphFacts]", model.export(path, image=images.image(self.request.serving_image)))
         _check_signature(signature, self.exported.signature)
         if exact:
             session = _open(path)

@@ -8,17 +8,23 @@ from burnish.errors import Reason
 from burnish.plugins import base, registry
 from burnish.plugins.base import Objection, PassRequest, TrainingPass
 
+TRAINER = "torch"
+"""The toolchain in which passes train."""
 DATA_CURE = "set spec.datasets.training"
 
 
 def training_part(passes: Sequence[PassRequest]) -> tuple[PassRequest, ...]:
     """The passes that work on a torch module; they come first."""
-    return tuple(p for p in passes if isinstance(registry.passes()[p.name], TrainingPass))
+    return tuple(p for p in passes if _trains(p))
 
 
 def graph_part(passes: Sequence[PassRequest]) -> tuple[PassRequest, ...]:
     """The passes that the runtime lowers."""
-    return tuple(p for p in passes if not isinstance(registry.passes()[p.name], TrainingPass))
+    return tuple(p for p in passes if not _trains(p))
+
+
+def _trains(entry: PassRequest) -> bool:
+    return isinstance(registry.passes()[entry.name], TrainingPass)
 
 
 def objection(passes: Sequence[PassRequest], runtime: base.Runtime, *, has_calibration: bool, has_training: bool) -> Objection | None:
@@ -30,7 +36,8 @@ def objection(passes: Sequence[PassRequest], runtime: base.Runtime, *, has_calib
     found = runtime.objection(own, has_calibration=has_calibration)
     if found is None:
         return None
-    return Objection(found.reason, found.message, passes.index(own[found.position]), found.field)
+    positions = [number for number, entry in enumerate(passes) if not _trains(entry)]
+    return Objection(found.reason, found.message, positions[found.position], found.field)
 
 
 def _order(passes: Sequence[PassRequest]) -> Objection | None:

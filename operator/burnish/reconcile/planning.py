@@ -19,6 +19,7 @@ from burnish.errors import REASONS, Kind, Reason
 from burnish.manifests import jobs as job_manifests
 from burnish.manifests import serving
 from burnish.manifests.settings import Settings
+from burnish.plugins import order
 from burnish.reconcile import conditions, jobs, rollout, runs, targets
 from burnish.reconcile.actions import Action, Create, Delete, Plan
 from burnish.reconcile.conditions import Claim
@@ -160,8 +161,15 @@ class _Planner:
     def _without_image(self, standings: Sequence[_Standing]) -> jobs.Failure | None:
         """The installation can't export such a source."""
         for s in standings:
+            if not s.answer.wants_pipeline:
+                continue
+            if order.training_part(self.model.spec.passes_of(s.target)) and order.TRAINER not in self.settings.images.optimizers:
+                return jobs.Failure(
+                    Reason.ToolchainUnavailable,
+                    f"passes of target {s.target.name} train, and this installation has no image for that; set the chart's images.optimizers.{order.TRAINER}",
+                )
             toolchain = job_manifests.exporter(s.target, self._source_format())
-            if s.answer.wants_pipeline and toolchain not in self.settings.images.optimizers:
+            if toolchain not in self.settings.images.optimizers:
                 return jobs.Failure(
                     Reason.ToolchainUnavailable,
                     f"the source is {self._source_format()}, and this installation has no image that exports it; "

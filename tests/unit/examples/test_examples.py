@@ -48,14 +48,15 @@ def test_manifest_is_valid_and_named_as_its_file(path: Path) -> None:
     model = load_manifest(path)
     assert model.metadata.name == path.stem
     assert model.spec.constraints.score is not None or model.spec.constraints.equivalence is not None
-    assert model.spec.datasets.calibration is not None and model.spec.datasets.evaluation is not None
+    data = model.spec.datasets
+    assert data.evaluation is not None and (data.calibration is not None or data.training is not None)
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
 def test_overlay_for_a_cluster_differs_only_in_where_the_files_are_and_in_reserved_cpu(path: Path) -> None:
     local, overlay = yaml.safe_load(path.read_text()), yaml.safe_load((EXAMPLES / "cluster" / path.name).read_text())
     spec = local["spec"]
-    for entry in (spec["source"], spec["datasets"]["calibration"], spec["datasets"]["evaluation"]):
+    for entry in (spec["source"], *(spec["datasets"][name] for name in ("calibration", "evaluation", "training") if name in spec["datasets"])):
         file = Path(entry["uri"].removeprefix("file:"))
         end = "" if file.suffix else "/"  # of a directory
         entry["uri"] = f"s3://models/{file.parent.name}/{file.name}{end}"  # where e2e/installation.py puts them

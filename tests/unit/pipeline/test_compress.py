@@ -29,7 +29,7 @@ class Runtime:
 def make(folder: Path, reason: Reason) -> Any:
     (folder / StepName.compress.value).mkdir()
     recipe = base.Recipe("int8", "", (base.Step("dynamic"),))
-    return compress._make(WorkDir(folder), cast("base.Runtime", Runtime(reason)), recipe, (), lambda outputs: ())
+    return compress._make(WorkDir(folder), cast("base.Runtime", Runtime(reason)), recipe, folder, (), lambda outputs: ())
 
 
 def test_candidate_that_can_not_be_built_is_a_finding(tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def _make_trainable(module: Any) -> None:
     """Floating-point initializers that no layer took are parameters too: scales and shifts of whatever the graph computes."""
     import torch
 
-    initializers = getattr(module, "initializers", None)
+    initializers: Any = getattr(module, "initializers", None)
     for name, value in list(initializers.named_buffers()) if initializers is not None else []:
         if value.is_floating_point() and value.numel() > 1:
             delattr(initializers, name)

@@ -221,8 +221,8 @@ def objective(lesson: base.Lesson, distill: FromOriginal | None) -> Callable[[An
     from torch.nn import functional
 
     alpha, temperature = (1.0, 1.0) if distill is None else (float(distill.alpha), float(distill.temperature))
-    labels = None if lesson.labels is None else torch.from_numpy(lesson.labels)
-    answers = None if lesson.answers is None else torch.from_numpy(lesson.answers)
+    labels: Any = None if lesson.labels is None else torch.from_numpy(lesson.labels)
+    answers: Any = None if lesson.answers is None else torch.from_numpy(lesson.answers)
 
     def scores(output: Any) -> Any:
         """Logits: of probabilities their logarithm."""
