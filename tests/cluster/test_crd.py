@@ -42,6 +42,7 @@ spec:
   datasets:
     calibration: {uri: "pvc://data/calibration.npz", samples: 128}
     evaluation: {uri: "https://h.example/evaluation.npz?sig=a%20b", samples: 500, metric: Agreement, decode: CTC, output: logits}
+    training: {uri: "s3://data/training.npz", samples: 900, output: logits, loss: CrossEntropy}
     preprocess:
       type: Explicit
       resize: {shortestSide: 256}
@@ -71,7 +72,10 @@ spec:
     runtime: ONNXRuntime
     accelerator: {type: GPU, product: NVIDIA-A10, count: 1, resource: nvidia.com/gpu}
     pods: {runtimeClassName: nvidia}
-    passes: [{type: Quantize, quantize: {precision: FP16}}]
+    passes:
+    - {type: Prune, prune: {method: Structured, importance: Taylor, sparsityPercent: 40, scope: Global, steps: 2, finetune: {epochs: 2, distill: {alpha: "0.5", temperature: "4"}}}}
+    - {type: Finetune, finetune: {epochs: 1, learningRate: "0.01", optimizer: SGD, batchSize: 32, seed: 7}}
+    - {type: Quantize, quantize: {precision: FP16}}
     replicas: 2
   measurement:
     loads: [{name: single, batchSize: 1, concurrency: 1}, {name: batch, batchSize: 8, concurrency: 4}]
@@ -184,7 +188,32 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("spec.datasets.preprocess.std", ["0.0"], "spec.datasets.preprocess.std", "can't be divided by"),
     ("spec.datasets.preprocess.dataType", "UINT8", "spec.datasets.preprocess.dataType", "remove scale, mean and std"),
     ("spec.datasets.preprocess.type", "FromHuggingFace", "spec.datasets.preprocess.type", "write type: Explicit"),
-    ("spec.passes.0.type", "Prune", "spec.passes[0].type", '"Quantize"'),
+    ("spec.passes.0.type", "Quantise", "spec.passes[0].type", '"Quantize"'),
+    ("spec.passes.0.type", "Prune", "spec.passes[0].quantize", "belongs to type: Quantize, but type is another"),
+    ("spec.targets.2.passes.0.type", "Finetune", "spec.targets[2].passes[0].prune", "belongs to type: Prune, but type is another"),
+    ("spec.targets.2.passes.1.type", "Prune", "spec.targets[2].passes[1].finetune", "belongs to type: Finetune, but type is another"),
+    ("spec.targets.2.passes.0.prune.sparsityPercent", 0, "spec.targets[2].passes[0].prune.sparsityPercent", "greater than or equal to 1"),
+    ("spec.targets.2.passes.0.prune.sparsityPercent", 100, "spec.targets[2].passes[0].prune.sparsityPercent", "less than or equal to 99"),
+    ("spec.targets.2.passes.0.prune.method", "Neuron", "spec.targets[2].passes[0].prune.importance", "importance belongs to method: Structured"),
+    ("spec.targets.2.passes.0.prune.finetune.epochs", 0, "spec.targets[2].passes[0].prune.finetune", "trains nothing (epochs: 0)"),
+    (
+        "spec.targets.2.passes.0.prune.finetune.distill.alpha",
+        "1.1",
+        "spec.targets[2].passes[0].prune.finetune.distill.alpha",
+        "is more than the whole",
+    ),
+    (
+        "spec.targets.2.passes.0.prune.finetune.distill.temperature",
+        "0",
+        "spec.targets[2].passes[0].prune.finetune.distill.temperature",
+        "is no temperature",
+    ),
+    ("spec.targets.2.passes.1.finetune.learningRate", "0", "spec.targets[2].passes[1].finetune.learningRate", "is no learning rate"),
+    ("spec.targets.2.passes.1.finetune.epochs", 0, "spec.targets[2].passes[1].finetune.epochs", "greater than or equal to 1"),
+    ("spec.datasets.training", GONE, "spec.targets", "a target whose passes train the model and there is no data for it"),
+    ("-spec.passes", [{"type": "Finetune"}], "spec.passes", "one that trains the model and there is no data for it; set spec.datasets.training"),
+    ("spec.passes", [{"type": "Quantize"}, {"type": "Finetune"}], "spec.passes", "put those that train first"),
+    ("spec.targets.2.passes", [{"type": "Quantize"}, {"type": "Finetune"}], "spec.targets[2].passes", "put those that train first"),
     ("spec.passes.0.quantize.precision", "FP16", "spec.passes[0].quantize.mode", "remove mode, or set precision: INT8"),
     ("spec.passes.0.quantize.precision", "INT4", "spec.passes[0].quantize.mode", "remove mode, or set precision: INT8"),
     ("spec.passes.0.quantize.precision", "INT2", "spec.passes[0].quantize.precision", '"INT8", "FP16"'),

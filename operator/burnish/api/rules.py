@@ -17,7 +17,7 @@ from burnish import names
 from burnish.api import complaints, scalars
 from burnish.api.schema import Schema
 from burnish.plugins import registry
-from burnish.plugins.base import SourceOptions
+from burnish.plugins.base import SourceOptions, TrainingPass
 
 _MESSAGE_LIMIT = 2048
 
@@ -58,6 +58,25 @@ _NOT_OFFERED = (
     ("ONNXRuntime", _CONTROLLED, "quantize accuracyControl"),
 )
 """What a runtime does not have: its name, the CEL test of a list of passes, and how that is called."""
+_TRAINERS = {name: plugin.config for name, plugin in registry.passes().items() if isinstance(plugin, TrainingPass)}
+
+
+def _trains(name: str) -> str:
+    """CEL: whether a pass `p` of this type trains; one that trains only afterwards may be told not to."""
+    field = name[0].lower() + name[1:]
+    spared = f" && !(has(p.{field}) && has(p.{field}.finetune) && has(p.{field}.finetune.epochs) && p.{field}.finetune.epochs == 0)"
+    return f"(p.type == '{name}'{spared if 'finetune' in _TRAINERS[name].model_fields else ''})"
+
+
+_TRAINED = "(has(self.datasets) && has(self.datasets.training))"
+_TRAINING = f"exists(p, {' || '.join(map(_trains, _TRAINERS))})"
+_NAMED = ", ".join(f"'{name}'" for name in _TRAINERS)
+_TRAINING_FIRST = Rule(
+    "!has(self.passes) || [1, 2, 3, 4, 5, 6, 7].all(i, i >= self.passes.size()"
+    f" || !(self.passes[i].type in [{_NAMED}]) || self.passes[i - 1].type in [{_NAMED}])",
+    f"holds one that trains weights ({', '.join(_TRAINERS)}) after one that works on the finished graph, which it would undo; put those that train first",
+    ".passes",
+)
 _ONE_QUANTIZE = Rule(
     "!has(self.passes) || self.passes.filter(p, p.type == 'Quantize').size() <= 1",
     "holds a second Quantize, and a quantized graph is not quantized again; keep one entry (mode: Auto tries several ways)",
@@ -154,6 +173,17 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
             for runtime, test, what in _NOT_OFFERED
         ),
         _ONE_QUANTIZE,
+        _TRAINING_FIRST,
+        Rule(
+            f"{_TRAINED} || !has(self.passes) || !self.passes.{_TRAINING} || self.targets.all(t, has(t.passes))",
+            "holds one that trains the model and there is no data for it; set spec.datasets.training, or write finetune: {epochs: 0} where it has that",
+            ".passes",
+        ),
+        Rule(
+            f"{_TRAINED} || !self.targets.exists(t, has(t.passes) && t.passes.{_TRAINING})",
+            "holds a target whose passes train the model and there is no data for it; set spec.datasets.training, or write finetune: {epochs: 0} where it has that",
+            ".targets",
+        ),
     ),
     "Source": (
         *_options_belong_to_formats(),
@@ -176,6 +206,7 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
     ),
     "Target": (
         _ONE_QUANTIZE,
+        _TRAINING_FIRST,
         Rule(
             f"!has(self.accelerator) || !has(self.accelerator.type) || self.accelerator.type != 'GPU' || self.runtime in {_WITH_GPUS}",
             f"such a runtime computes on CPUs here; use runtime: {' or '.join(_WITH_GPUS)} for a GPU, or accelerator type: CPU",
@@ -293,6 +324,42 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
             ".blockSize",
         ),
     ),
+    "PruneConfig": (
+        Rule(
+            "!has(self.importance) || self.importance == 'L2' || !has(self.method) || self.method == 'Structured'",
+            "importance belongs to method: Structured; remove it or change method",
+            ".importance",
+        ),
+        Rule(
+            "!has(self.steps) || self.steps == 1 || !has(self.finetune) || !has(self.finetune.epochs) || self.finetune.epochs > 0",
+            "trains nothing (epochs: 0), so there is nothing between the steps; write steps: 1, or some epochs",
+            ".finetune",
+        ),
+    ),
+    "FromOriginal": (
+        Rule(
+            f"!has(self.alpha) || !self.alpha.matches(r'{scalars.DECIMAL_PATTERN}') || double(self.alpha) <= 1.0",
+            'is more than the whole; write a decimal between 0 and 1, such as alpha: "0.1"',
+            ".alpha",
+        ),
+        Rule(
+            f"!has(self.temperature) || !self.temperature.matches(r'{scalars.DECIMAL_PATTERN}')"
+            " || (double(self.temperature) > 0.0 && double(self.temperature) <= 1000.0)",
+            'is no temperature; write a decimal above 0, such as temperature: "4"',
+            ".temperature",
+        ),
+    ),
+    **{
+        model: (
+            Rule(
+                f"!has(self.learningRate) || !self.learningRate.matches(r'{scalars.DECIMAL_PATTERN}')"
+                " || (double(self.learningRate) > 0.0 && double(self.learningRate) <= 1000.0)",
+                'is no learning rate; write a decimal above 0, such as learningRate: "0.001"',
+                ".learningRate",
+            ),
+        )
+        for model in ("TrainingOptions", "FinetuneConfig")
+    },
     "AccuracyControl": (
         Rule(
             f"!self.maxDrop.matches(r'{scalars.DECIMAL_PATTERN}') || double(self.maxDrop) < 1.0",
