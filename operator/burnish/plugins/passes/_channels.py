@@ -66,6 +66,51 @@ def cut(named: Any, share: float, importance: Any, *, overall: bool, before: Cal
         )
 
 
+def record(whole: Any, feed: list[Any]) -> dict[Any, Any]:
+    """Layer -> mean magnitude of each channel of its input: what the layers before it say, after what stands between them."""
+    import torch
+
+    found: dict[Any, Any] = {}
+
+    def look(layer: Any, given: tuple[Any, ...], _: Any) -> None:
+        value = given[0].detach().abs()
+        axis = -1 if isinstance(layer, torch.nn.Linear) else 1
+        found[layer] = value.movedim(axis, -1).flatten(0, -2).mean(0)
+
+    kinds = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
+    hooks = [layer.register_forward_hook(look) for layer in whole.modules() if isinstance(layer, kinds)]
+    try:
+        with torch.no_grad():
+            whole.eval()(*feed)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def by_activation(seen: Mapping[Any, Any]) -> Any:
+    """An importance for Torch-Pruning: of a channel the sum of what the layers that take it saw of it (`record`).
+
+    The library has one of its own, which takes the length of a flattened input for the number of channels and then prunes nothing there.
+    """
+    import torch
+    import torch_pruning
+
+    taking = (torch_pruning.function.prune_conv_in_channels, torch_pruning.function.prune_linear_in_channels)
+
+    class Activation(torch_pruning.importance.Importance):  # type: ignore[misc]  # the library has no types
+        def __call__(self, group: Any) -> Any:
+            total, known = torch.zeros(len(group[0].idxs)), False
+            for number, (dependency, indices) in enumerate(group):
+                layer, roots = dependency.target.module, group[number].root_idxs
+                if dependency.handler in taking and layer in seen and None not in roots:
+                    total.scatter_add_(0, torch.tensor(roots), seen[layer][indices])
+                    known = True
+            return total if known else None
+
+    return Activation()
+
+
 def copied(named: Any) -> Any:
     """A `NamedModule` of its own."""
     return _torch_module.NamedModule(copy.deepcopy(named.module), named.inputs, named.by_keyword)

@@ -136,16 +136,18 @@ def _prune(config: PruneConfig, model: Any, bench: base.Bench, step: int) -> Non
     kept, wanted = (1 - config.sparsity_percent / 100 * done / config.steps for done in (step, step + 1))
     share, overall = 1 - wanted / kept, config.scope is Scope.Global
     if config.method is Method.Neuron:
-        importance = torch_pruning.pruner.importance.ActivationImportance()
-        return _channels.cut(model, share, importance, overall=overall, before=lambda whole: _activate(whole, importance, bench, model))
+        seen: dict[Any, Any] = {}
+        return _channels.cut(
+            model, share, _channels.by_activation(seen), overall=overall, before=lambda whole: seen.update(_activations(whole, bench, model))
+        )
     if config.importance is Importance.Taylor:
         importance = torch_pruning.importance.TaylorImportance()
         return _channels.cut(model, share, importance, overall=overall, before=lambda whole: _backward(model, config, bench))
     return _channels.cut(model, share, torch_pruning.importance.MagnitudeImportance(p=2), overall=overall)
 
 
-def _activate(whole: Any, importance: Any, bench: base.Bench, model: Any) -> None:
-    """Let `importance` see the activations of the calibration data."""
+def _activations(whole: Any, bench: base.Bench, model: Any) -> dict[Any, Any]:
+    """Layer -> mean magnitude of each channel that it is given, over the calibration data."""
     import numpy as np
     import torch
 
@@ -155,8 +157,7 @@ def _activate(whole: Any, importance: Any, bench: base.Bench, model: Any) -> Non
         )
     some = bench.calibration[:ACTIVATION_SAMPLES]
     feed = [torch.from_numpy(np.concatenate([np.atleast_1d(f[i.tensor.name]) for f in some])) for i in model.inputs]
-    with importance.compute_importance(whole), torch.no_grad():
-        whole.eval()(*feed)
+    return _channels.record(whole, feed)
 
 
 def _backward(model: Any, config: PruneConfig, bench: base.Bench) -> None:

@@ -1,0 +1,359 @@
+"""Passes that train, on small models in PyTorch's own environment: `training_cases.py DIRECTORY` leaves outcome.json, case -> what was found.
+
+All in one process, because importing the library takes seconds. test_training_passes.py reads the outcome.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from burnish.errors import BurnishError
+from burnish.plugins import base
+from burnish.plugins.formats import _exported, _onnx_graph, _onnx_torch, _torch_module
+from burnish.plugins.passes import _training, finetune, prune
+from burnish.plugins.runtimes import _onnxruntime_session as ort
+from burnish.serving import images
+
+SAMPLES, CLASSES, SIDE = 96, 4, 12
+
+
+class Bench(base.Bench):
+    """Keeps checkpoints in memory."""
+
+    devices = 1
+
+    def __init__(self, lesson: base.Lesson | None, calibration: list[dict[str, np.ndarray]] | None = None) -> None:
+        self.lesson, self.calibration = lesson, calibration or []
+        self.kept: list[dict[str, Any]] = []
+        self.earlier: Mapping[str, Any] | None = None
+        self.said: list[str] = []
+
+    def say(self, text: str, *, done: float | None = None) -> None:
+        self.said.append(text)
+
+    def save(self, state: Mapping[str, object]) -> None:
+        self.kept.append(copy.deepcopy(dict(state)))
+
+    def load(self) -> Mapping[str, Any] | None:
+        return self.earlier
+
+
+def network() -> torch.nn.Module:
+    torch.manual_seed(1)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 16, 3, padding=1),
+        torch.nn.BatchNorm2d(16),
+        torch.nn.ReLU(),
+        torch.nn.MaxPool2d(2),
+        torch.nn.Conv2d(16, 32, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(0.1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(32 * 36, 32),
+        torch.nn.ReLU(),
+        torch.nn.Linear(32, CLASSES),
+    ).eval()
+
+
+def named(module: torch.nn.Module) -> _torch_module.NamedModule:
+    tensor = base.Tensor(name="image", data_type=base.DataType.FP32, shape=(-1, 1, SIDE, SIDE))
+    return _torch_module.NamedModule(module, (_exported.Input(tensor),))
+
+
+def data() -> tuple[np.ndarray, np.ndarray]:
+    """Classes that differ in where the image is bright: a network learns them in a few epochs."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(SAMPLES) % CLASSES
+    pictures = generator.normal(0, 0.3, (SAMPLES, 1, SIDE, SIDE)).astype(np.float32)
+    for number, label in enumerate(labels):
+        top, left = 6 * (label // 2), 6 * (label % 2)
+        pictures[number, 0, top : top + 6, left : left + 6] += 1
+    return pictures, labels
+
+
+def lesson(**changes: Any) -> base.Lesson:
+    pictures, labels = data()
+    made = {
+        "inputs": {"image": pictures},
+        "output": "output",
+        "labels": labels,
+        "answers": None,
+        "is_classification": True,
+        "holds_probabilities": False,
+    }
+    return base.Lesson(**(made | changes))
+
+
+def accuracy(model: Any) -> float:
+    pictures, labels = data()
+    return float((model.run({"image": pictures})["output"].argmax(1) == labels).mean())
+
+
+def weights(model: Any) -> int:
+    return sum(p.numel() for p in model.module.parameters())
+
+
+def widths(model: Any) -> list[int]:
+    return [
+        m.out_channels if isinstance(m, torch.nn.Conv2d) else m.out_features
+        for m in model.module.modules()
+        if hasattr(m, "weight") and m.weight.ndim > 1
+    ]
+
+
+def exported(model: Any) -> float:
+    """Largest difference between the module and its ONNX, on a batch of another size than it was traced with."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        model.export(path, image=images.LOCAL_CPU)
+        feed = {"image": data()[0][:5]}
+        return float(np.abs(ort.open_session(path, threads=1).infer(feed)["output"] - model.run(feed)["output"]).max())
+
+
+def pruned(bench: Bench | None = None, module: torch.nn.Module | None = None, **options: Any) -> tuple[Any, Bench, base.TrainedModel]:
+    bench = bench or Bench(lesson())
+    model = named(module or network())
+    config = prune.PruneConfig.model_validate({"finetune": {"epochs": 2, "batchSize": 16}} | options)
+    return model, bench, prune.Prune().apply(config, model, bench)
+
+
+# --- what the cases find ---------------------------------------------------------------------------------------------------------------
+
+
+def structured(**options: Any) -> dict[str, Any]:
+    model, bench, made = pruned(**options)
+    return {
+        "widths": widths(model),
+        "share": weights(model) / weights(named(network())),
+        "accuracy": accuracy(model),
+        "difference": exported(model),
+        "losses": list(made.losses),
+        "summary": made.summary,
+        "said": bench.said,
+    }
+
+
+def neuron() -> dict[str, Any]:
+    """Channels that answer nothing to the calibration data go, whatever their weights are."""
+    module = network()
+    with torch.no_grad():
+        module[0].weight[::2] *= 10  # the ones that L2 would keep
+        module[0].bias[::2] = -1000  # and that are never active
+        module[0].bias[1::2] = 0
+        module[1].running_mean.zero_()
+    kept = module[0].weight[1::2].detach().clone()
+    bench = Bench(None, [{"image": data()[0][n : n + 1]} for n in range(32)])
+    model, _, _ = pruned(bench, module, method="Neuron", finetune={"epochs": 0})
+    return {"same": bool(torch.equal(model.module[0].weight, kept)), "widths": widths(model)}
+
+
+def magnitude(scope: str) -> dict[str, Any]:
+    model, bench, made = pruned(method="Magnitude", sparsityPercent=80, scope=scope, steps=3)
+    finetune.Finetune().apply(finetune.FinetuneConfig(epochs=1, batch_size=16), model, bench)
+    layers = [m.weight for m in model.module.modules() if hasattr(m, "weight") and m.weight.ndim > 1]
+    shares = [float((w == 0).float().mean()) for w in layers]
+    whole = sum(int((w == 0).sum()) for w in layers) / sum(w.numel() for w in layers)
+    return {"shares": shares, "whole": whole, "accuracy": accuracy(model), "summary": made.summary}
+
+
+def resumed() -> dict[str, Any]:
+    """One that goes on from the second of four epochs ends as one that was never interrupted."""
+    options = finetune.FinetuneConfig(epochs=4, batch_size=16, seed=5)
+    whole, bench = named(network()), Bench(lesson())
+    finetune.Finetune().apply(options, whole, bench)
+    again = Bench(lesson())
+    again.earlier = bench.kept[1]
+    rest = named(network())
+    made = finetune.Finetune().apply(options, rest, again)
+    equal = all(torch.equal(a, b) for a, b in zip(whole.module.state_dict().values(), rest.module.state_dict().values(), strict=True))
+    other = named(network())
+    finetune.Finetune().apply(options.model_copy(update={"seed": 6}), other, Bench(lesson()))
+    differs = not torch.equal(whole.module[0].weight, other.module[0].weight)
+    return {"equal": equal, "epochs": len(again.kept), "losses": list(made.losses), "whole": bench.kept[-1]["losses"], "seed matters": differs}
+
+
+def pruned_resumed() -> dict[str, Any]:
+    """Also where the layers have become smaller meanwhile: in the middle of the second of three portions."""
+    options = {"sparsityPercent": 75, "steps": 3, "finetune": {"epochs": 2, "batchSize": 16}}
+    whole, bench, _ = pruned(**options)
+    again = Bench(lesson())
+    again.earlier = bench.kept[1]
+    rest, _, _ = pruned(again, **options)
+    same = widths(whole) == widths(rest)
+    return {
+        "widths": widths(whole),
+        "equal": same and torch.equal(whole.module[0].weight, rest.module[0].weight),
+        "kept": len(bench.kept),
+        "again": len(again.kept),
+    }
+
+
+def formula() -> dict[str, Any]:
+    """The loss by hand: alpha x hard + (1 - alpha) x T^2 x soft, with logits and with probabilities."""
+    generator = np.random.default_rng(3)
+    ours, theirs = (generator.normal(0, 2, (6, CLASSES)).astype(np.float32) for _ in range(2))
+    labels = np.array([0, 1, 2, 3, 0, 1])
+
+    def softmax(x: np.ndarray) -> np.ndarray:
+        powers = np.exp(x - x.max(1, keepdims=True))
+        return powers / powers.sum(1, keepdims=True)
+
+    alpha, temperature = 0.3, 3.0
+    hard = -np.log(softmax(ours)[np.arange(6), labels]).mean()
+    p, q = softmax(theirs / temperature), softmax(ours / temperature)
+    soft = (p * np.log(p / q)).sum(1).mean()
+    expected = alpha * hard + (1 - alpha) * temperature**2 * soft
+    distill = _training.FromOriginal(alpha="0.3", temperature="3")
+    found = {}
+    for name, turn in (("logits", lambda x: x), ("probabilities", softmax)):
+        changed = lesson(labels=labels, answers=turn(theirs), holds_probabilities=name == "probabilities")
+        found[name] = float(_training.objective(changed, distill)(torch.from_numpy(turn(ours)), np.arange(6))) - expected
+    values = lesson(labels=theirs, answers=theirs + 1, is_classification=False)
+    by_hand = alpha * ((ours - theirs) ** 2).mean() + (1 - alpha) * ((ours - theirs - 1) ** 2).mean()
+    found["values"] = float(_training.objective(values, distill)(torch.from_numpy(ours), np.arange(6))) - float(by_hand)
+    return found
+
+
+def batch_orders() -> dict[str, Any]:
+    parts = [list(map(len, _training.batches(samples, 16, 0))) for samples in (33, 32, 16, 2, 40)]
+    seen = np.sort(np.concatenate(list(_training.batches(33, 16, 4))))
+    return {"parts": parts, "all": bool((seen == np.arange(33)).all())}
+
+
+def refused(action: Callable[[], object]) -> dict[str, str]:
+    try:
+        action()
+    except BurnishError as error:
+        return {"reason": error.reason.value, "message": error.message}
+    return {"reason": "", "message": ""}
+
+
+def diverging() -> object:
+    bench = Bench(lesson())
+    config = finetune.FinetuneConfig.model_validate({"epochs": 3, "learningRate": "1000", "optimizer": "SGD", "batchSize": 16})
+    return finetune.Finetune().apply(config, named(network()), bench)
+
+
+class Strange(torch.nn.Module):
+    """Torch-Pruning can't follow channels through a reshape that has their number written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = torch.nn.Conv2d(1, 16, 3, padding=1), torch.nn.Linear(16 * SIDE * SIDE, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x).reshape(-1, 16 * SIDE * SIDE))
+
+
+# --- from ONNX -------------------------------------------------------------------------------------------------------------------------
+
+
+def graph(nodes: list[Any], weights: dict[str, np.ndarray], shape: list[Any], outputs: list[Any], opset: int = 20) -> onnx.ModelProto:
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
+    output = [helper.make_tensor_value_info("y", TensorProto.FLOAT, outputs)]
+    values = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    made = helper.make_model(helper.make_graph(nodes, "g", inputs, output, values), opset_imports=[helper.make_opsetid("", opset)])
+    made.ir_version = 9
+    return made
+
+
+def from_onnx(model: onnx.ModelProto) -> dict[str, Any]:
+    """The module that is made, and whether what it exports again answers alike."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, again = Path(folder) / "model.onnx", Path(folder) / "again.onnx"
+        onnx.save(onnx.shape_inference.infer_shapes(model), path)
+        signature = _onnx_graph.signature(onnx.load(path))
+        feeds = [{"x": np.random.default_rng(0).normal(size=[3, *signature.inputs[0].shape[1:]]).astype(np.float32)}]
+        module = _onnx_torch.convert(path, signature, feeds, Path(folder), {})
+        found, _ = module.export(again, image=images.LOCAL_CPU)
+        answers = [ort.open_session(each, threads=1).infer(feeds[0])["y"] for each in (path, again)]
+        layers = sorted({type(m).__name__ for m in module.module.modules() if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))})
+        return {
+            "signature": found == signature,
+            "difference": float(np.abs(answers[0] - answers[1]).max()),
+            "layers": layers,
+            "trainable": sum(p.numel() for p in module.module.parameters()),
+        }
+
+
+def _random(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).normal(0, 0.3, shape).astype(np.float32)
+
+
+def same_padding(stride: int) -> onnx.ModelProto:
+    """As TensorFlow writes a convolution."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], auto_pad="SAME_UPPER", strides=[stride, stride], kernel_shape=[3, 3]),
+        helper.make_node("MaxPool", ["a"], ["b"], auto_pad="SAME_LOWER", strides=[2, 2], kernel_shape=[2, 2]),
+        helper.make_node("ReduceMean", ["b", "axes"], ["y"], keepdims=0),
+    ]
+    return graph(nodes, {"w": _random(8, 3, 3, 3), "axes": np.array([2, 3])}, ["n", 3, 9, 9], ["n", 8])
+
+
+def products() -> onnx.ModelProto:
+    """MatMul with a constant on the right, shifts, and a reshape that keeps the batch."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "flat"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["a"]),
+        helper.make_node("Add", ["a", "b"], ["c"]),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("MatMul", ["d", "v"], ["y"]),
+    ]
+    return graph(nodes, {"flat": np.array([-1, 12]), "w": _random(12, 16), "b": _random(16), "v": _random(16, 5)}, ["n", 3, 2, 2], ["n", 5])
+
+
+def unknown_operator() -> onnx.ModelProto:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("LpNormalization", ["a"], ["y"])]
+    return graph(nodes, {"w": _random(6, 4)}, ["n", 6], ["n", 4])
+
+
+def quantized() -> onnx.ModelProto:
+    """A graph of integers has no weights to train."""
+    nodes = [helper.make_node("DequantizeLinear", ["w", "s", "z"], ["f"], axis=0), helper.make_node("MatMul", ["x", "f"], ["y"])]
+    weights = {"w": np.arange(24, dtype=np.int8).reshape(6, 4), "s": np.float32(0.1), "z": np.int8(0)}
+    return graph(nodes, weights, ["n", 6], ["n", 4])
+
+
+CASES: dict[str, Callable[[], dict[str, Any]]] = {
+    "structured L2": lambda: structured(),
+    "structured Taylor": lambda: structured(importance="Taylor"),
+    "structured global": lambda: structured(scope="Global", sparsityPercent=60),
+    "structured in steps": lambda: structured(sparsityPercent=75, steps=3),
+    "structured without training": lambda: structured(bench=Bench(None), finetune={"epochs": 0}),
+    "neuron": neuron,
+    "magnitude per layer": lambda: magnitude("PerLayer"),
+    "magnitude global": lambda: magnitude("Global"),
+    "resumed": resumed,
+    "pruned and resumed": pruned_resumed,
+    "formula": formula,
+    "batches": batch_orders,
+    "diverging loss": lambda: refused(diverging),
+    "channels that can't be followed": lambda: refused(lambda: pruned(module=Strange().eval())),
+    "no channels to lose": lambda: refused(
+        lambda: pruned(module=torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(SIDE * SIDE, CLASSES)).eval())
+    ),
+    "neuron without data": lambda: refused(lambda: pruned(Bench(None), method="Neuron", finetune={"epochs": 0})),
+    "same padding": lambda: from_onnx(same_padding(1)),
+    "same padding with strides": lambda: from_onnx(same_padding(2)),
+    "products": lambda: from_onnx(products()),
+    "unknown operator": lambda: refused(lambda: from_onnx(unknown_operator())),
+    "quantized": lambda: refused(lambda: from_onnx(quantized())),
+}
+
+
+if __name__ == "__main__":
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_num_threads(1)
+    outcome = {name: case() for name, case in CASES.items()}
+    (Path(sys.argv[1]) / "outcome.json").write_text(json.dumps(outcome, indent=1, default=float))
