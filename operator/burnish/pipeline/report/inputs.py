@@ -12,6 +12,9 @@ from burnish.api.v1alpha1.status import TargetStatus
 from burnish.measurement import limits
 from burnish.measurement.limits import Judgement
 
+COLORS = 8
+"""Of candidates; with more of them colors come again."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ReportInput:
@@ -70,4 +73,4 @@ class ReportInput:
 
     def color(self, side: str) -> int:
         """Which color stands for a model, in every figure and table: 0 the baseline, 1.. the candidates."""
-        return 0 if side == names.BASELINE else 1 + self.candidates.index(side)
+        return 0 if side == names.BASELINE else 1 + self.candidates.index(side) % COLORS

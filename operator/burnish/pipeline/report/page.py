@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from typing import NamedTuple
 
-from burnish.pipeline.report import plot_latency, plot_quality, tables, wording
+from burnish.pipeline.report import chain, plot_latency, plot_quality, tables, wording
 from burnish.pipeline.report.inputs import ReportInput
 
 
@@ -37,6 +37,8 @@ def render(data: ReportInput) -> str:
         columns=tables.columns(data),
         rows=tables.rows(data),
         limits=tables.limits(data),
+        chain_heads=chain.HEADS,
+        chain=chain.rows(data),
         figures=figures,
         environment=tables.environment(data),
         method=tables.method(data),
@@ -70,6 +72,11 @@ def build_figures(data: ReportInput) -> list[Figure]:
             "One point per sample, worst first; each line up is one more nine. minCosine is judged on the worst.",
         ),
         ("What does each load cost?", plot_latency.load_points(data), "Every load point is measured apart, with its own batch size and concurrency."),
+        (
+            "What did each training pass do?",
+            chain.figure(data),
+            "Left is smaller. A lone step that only moves the first line makes nothing faster. On the right the score's drop against the original, on the evaluation samples.",
+        ),
         ("How large is it?", plot_quality.sizes(data), "Loadable files, uncompressed; the paler bar is what the store holds."),
     ]
     return [Figure(title, svg, caption) for title, svg, caption in candidates if svg]

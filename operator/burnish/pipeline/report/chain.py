@@ -1,0 +1,110 @@
+"""The chain of training passes: what each did to the model, as a table and as a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from burnish.api import numbers
+from burnish.api.job_contract import EquivalenceSummary, ModelFacts, TrainedPass
+from burnish.pipeline.report import figures, wording
+from burnish.pipeline.report.inputs import ReportInput
+from burnish.pipeline.report.tables import Cell, Row
+
+HEADS = ("Weights", "Multiply-accumulates", "Size as ONNX", "Score", "Outputs, worst cosine", "Training", "It took")
+
+
+def rows(data: ReportInput) -> list[Row]:
+    """The original, then each pass: label and a cell per head; nothing where no pass trains."""
+    build = data.build
+    if build.original is None:
+        return []
+    first = Row("original", (*_facts(build.original, None), Cell(), Cell(), Cell()))
+    return [first, *(_row(step, build.original) for step in build.trained)]
+
+
+def _row(step: TrainedPass, original: ModelFacts) -> Row:
+    usage = Cell(
+        f"{step.usage.seconds:.1f} s",
+        f"{numbers.size(step.usage.peak_memory_bytes)} of memory at most" if step.usage.peak_memory_bytes else "",
+    )
+    return Row(step.name, (*_facts(step.facts, original), _cosines(step.facts.equivalence, step.change), _training(step), usage))
+
+
+def _facts(facts: ModelFacts, original: ModelFacts | None) -> tuple[Cell, ...]:
+    zeros = facts.parameters - facts.non_zeros
+    sparse = f"{zeros:,} of them zero" if zeros > 0.01 * facts.parameters else ""
+    whole = original or ModelFacts(parameters=0, non_zeros=0, size_bytes=0)
+    weights = Cell(f"{facts.parameters:,}", _joined(sparse, _share(facts.parameters, whole.parameters)))
+    macs = Cell(f"{facts.macs:,}", _share(facts.macs, whole.macs)) if facts.macs else Cell("not counted")
+    size = Cell(numbers.size(facts.size_bytes), _share(facts.size_bytes, whole.size_bytes))
+    score = facts.score
+    if score is None:
+        return weights, macs, size, Cell()
+    drop = wording.drop_interval(score)
+    detail = f"{wording.loss(score)} {numbers.text(drop.estimate, drop, 2)}, at most {numbers.text(drop.high, drop, 2)} (95 %)" if original else ""
+    return weights, macs, size, Cell(numbers.text(score.candidate, drop, 2) if original else f"{score.candidate:.4g}", detail)
+
+
+def _cosines(against_original: EquivalenceSummary | None, change: EquivalenceSummary | None) -> Cell:
+    if against_original is None or against_original.worst_cosine is None:
+        return Cell()
+    before = f"{numbers.cosine(change.worst_cosine)} to what the pass was given" if change and change.worst_cosine is not None else ""
+    return Cell(f"{numbers.cosine(against_original.worst_cosine)} to the original", before)
+
+
+def _training(step: TrainedPass) -> Cell:
+    options: Any = step.config.get("finetune", step.config)
+    options = options if isinstance(options, Mapping) else {}
+    settings = [f"{label} {options[name]}" for name, label in _SETTINGS if options.get(name) is not None] if step.losses else []
+    text = f"{len(step.losses)} epochs, loss {step.losses[0]:.3g} to {step.losses[-1]:.3g}" if step.losses else "none"
+    return Cell(text, _joined(", ".join(settings), *step.notes))
+
+
+_SETTINGS = (("optimizer", "by"), ("learningRate", "from rate"), ("batchSize", "batches of"), ("seed", "seed"))
+
+
+def _share(value: int | None, whole: int | None) -> str:
+    return f"{100 * value / whole:.3g} % of the original's" if value is not None and whole else ""
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
+
+
+def figure(data: ReportInput) -> str | None:
+    """Weights that aren't zero, multiply-accumulates and bytes after each pass, as shares of the original's; the score beside it."""
+    original = data.build.original
+    if original is None:
+        return None
+    names = ["original", *(step.name for step in data.build.trained)]
+    models = [original, *(step.facts for step in data.build.trained)]
+    shares = [
+        ("weights that aren't zero", [m.non_zeros / original.non_zeros for m in models]),
+        ("bytes as ONNX", [m.size_bytes / original.size_bytes for m in models]),
+    ]
+    if original.macs:
+        shares.insert(1, ("multiply-accumulates", [(m.macs or 0) / original.macs for m in models]))
+    scores = [m.score for m in models]
+
+    def plot(axes: Any) -> None:
+        left, right = axes
+        for number, (label, values) in enumerate(shares):
+            left.plot([100 * v for v in values], range(len(models)), "o-", color=figures.SIDES[number + 1], label=label, linewidth=1.4, markersize=4)
+        left.set(xlim=(0, 105), ylim=(len(models) - 0.5, -0.6), xlabel="% of the original's")
+        left.set_yticks(range(len(models)), names, color=figures.INK)
+        left.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=1, borderaxespad=0.2, borderpad=0)
+        for position, score in enumerate(scores):
+            if score is None:
+                continue
+            drop = wording.drop_interval(score)
+            figures.interval(right, drop, position, figures.SIDES[1 if position else 0])
+        right.axvline(0, color=figures.MUTED, linewidth=0.8)
+        if data.constraints.score is not None:
+            right.axvline(float(data.constraints.score.max_drop), color=figures.LIMIT, linewidth=1.2, linestyle="--")
+        right.set(ylim=(len(models) - 0.5, -0.6), xlabel="drop of the score, 95 % each end")
+        right.set_yticks(range(len(models)), [""] * len(models))
+        right.locator_params(axis="x", nbins=4)
+
+    told = "; ".join(f"{name}: {', '.join(f'{label} {100 * values[i]:.3g} %' for label, values in shares)}" for i, name in enumerate(names))
+    return figures.draw("chain", 1.5 + 0.32 * len(models), plot, f"What each training pass left. {told}", columns=2)

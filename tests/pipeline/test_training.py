@@ -1,0 +1,194 @@
+"""`burnish run` with passes that train: the chain in the record and the report, checkpoints in the store, and every bad input."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from tests.pipeline.conftest import EXAMPLES, Project, Ran, mlp
+
+from burnish.api.job_contract import BuildRecord, CheckpointRecord
+from burnish.store.store import open_store
+
+SAMPLES = 1000
+
+
+@pytest.fixture
+def trainee(project: Project) -> Any:
+    """A model of random weights with data that a wide line parts, and what makes its manifest."""
+    onnx.save(mlp(hidden=64), project.path / "model.onnx")
+    generator = np.random.default_rng(0)
+    x = generator.normal(0, 1, (SAMPLES, 16)).astype(np.float32)
+    label = (x[:, 0] > 0) * 2 + (x[:, 1] > 0)
+    np.savez(project.path / "training.npz", x=x, label=label)
+    np.savez(project.path / "evaluation.npz", x=x[:200], label=label[:200])
+    np.savez(project.path / "unlabelled.npz", x=x)
+
+    def write(*passes: dict[str, Any], training: dict[str, Any] | None = None, **spec: Any) -> Path:
+        data = {"training": {"uri": "file:training.npz"} | (training or {}), "evaluation": {"uri": "file:evaluation.npz", "metric": "Accuracy"}}
+        whole = {
+            "source": {"uri": "file:model.onnx"},
+            "datasets": data,
+            "passes": list(passes),
+            "targets": [{"name": "cpu", "runtime": "ONNXRuntime", "resources": {"memory": "1Gi"}}],
+            "constraints": {"maxSlowdownPercent": 500},
+            "measurement": {"timeout": "20s"},
+        }
+        return project.write(whole | spec, "trained")
+
+    return write
+
+
+def build_of(project: Project) -> BuildRecord:
+    store = open_store(str(project.store))
+    (name,) = store.list_records("builds")
+    found = store.get_record("builds", name, BuildRecord)
+    assert found is not None
+    return found
+
+
+def finetune(epochs: int, **options: Any) -> dict[str, Any]:
+    return {"type": "Finetune", "finetune": {"epochs": epochs, "batchSize": 16} | options}
+
+
+PRUNE = {"type": "Prune", "prune": {"finetune": {"epochs": 1}}}
+
+
+def test_chain_of_passes_leaves_a_candidate_each_and_the_truth_about_every_step(project: Project, trainee: Any) -> None:
+    ran = project.run(trainee(PRUNE, finetune(2), {"type": "Quantize", "quantize": {"mode": "Dynamic"}}), "--report", project.path / "report.html")
+    assert ran.code == 0, ran.stderr
+    build = build_of(project)
+    assert [c.name for c in build.candidates] == ["prune", "finetune", "dynamic"]  # the last one goes on from what was trained
+    assert all(c.artifact is not None for c in build.candidates)
+    prune, tuned = build.trained
+    assert build.original is not None and build.original.macs == 16 * 64 + 64 * 64 + 64 * 4
+    assert prune.facts.macs == 16 * 32 + 32 * 32 + 32 * 4 == tuned.facts.macs
+    assert prune.facts.parameters == 16 * 32 + 32 * 32 + 32 * 4
+    assert tuned.facts.score is not None and prune.facts.score is not None
+    assert tuned.facts.score.candidate >= prune.facts.score.candidate > prune.facts.score.baseline  # random weights know nothing
+    assert tuned.change is not None and tuned.change.worst_cosine is not None
+    assert len(tuned.losses) == 2 and tuned.losses[1] < tuned.losses[0]
+    assert ran.target["artifact"]["served"] == "Candidate"
+    page = (project.path / "report.html").read_text()
+    assert "The chain of training passes" in page
+    assert f"{prune.facts.macs:,}" in page
+    again = project.run(trainee(PRUNE, finetune(2), {"type": "Quantize", "quantize": {"mode": "Dynamic"}}))
+    assert (again.code, again.steps) == (0, ["resolve"])
+
+
+def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_with_the_same_bytes(project: Project, trainee: Any, make_project: type[Project], tmp_path_factory: pytest.TempPathFactory) -> None:  # fmt: skip
+    manifest = trainee(finetune(6, batchSize=4))
+    running = project.start(manifest)
+    running.wait_for("epoch 3 of 6")
+    running.send(signal.SIGKILL)
+    running.wait()
+    store = open_store(str(project.store))
+    (key,) = store.list_records("checkpoints")
+    record = store.get_record("checkpoints", key, CheckpointRecord)
+    assert record is not None and len(record.files) == 1
+    ran = project.run(manifest)
+    assert ran.code == 0, ran.stderr
+    assert "going on from the checkpoint after epoch 3" in ran.stderr or "going on from the checkpoint after epoch 4" in ran.stderr
+    assert "epoch 2 of 6" not in ran.stderr
+    forgotten = store.get_record("checkpoints", key, CheckpointRecord)
+    assert forgotten is not None and not forgotten.files  # the next sweep takes the blobs
+    whole = project.run(manifest, "--store", project.path / "other")
+    assert "going on" not in whole.stderr and "epoch 2 of 6" in whole.stderr
+    assert whole.target["artifact"]["digest"] == ran.target["artifact"]["digest"]
+
+
+def _kill_after_two_epochs(project: Project, manifest: Path) -> None:
+    running = project.start(manifest)
+    running.wait_for("epoch 2 of 4")
+    running.send(signal.SIGKILL)
+    running.wait()
+
+
+def test_damaged_checkpoint_is_left_out_and_the_work_starts_over(project: Project, trainee: Any) -> None:
+    manifest = trainee(finetune(4, batchSize=4))
+    _kill_after_two_epochs(project, manifest)
+    store = open_store(str(project.store))
+    (key,) = store.list_records("checkpoints")
+    record = store.get_record("checkpoints", key, CheckpointRecord)
+    assert record is not None
+    path = project.store / "local" / "default" / "blobs" / "sha256" / record.files[0].digest.removeprefix("sha256:")
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(damaged)
+    ran = project.run(manifest)
+    assert ran.code == 0, ran.stderr
+    assert "a checkpoint can't be read and is left out" in ran.stderr
+    assert "epoch 1 of 4" in ran.stderr
+
+
+def test_checkpoint_of_other_data_is_never_gone_on_from(project: Project, trainee: Any) -> None:
+    manifest = trainee(finetune(4, batchSize=4))
+    _kill_after_two_epochs(project, manifest)
+    with np.load(project.path / "training.npz") as data:
+        np.savez(project.path / "training.npz", x=data["x"], label=3 - data["label"])
+    ran = project.run(manifest)
+    assert ran.code == 0, ran.stderr
+    assert "going on" not in ran.stderr and "epoch 1 of 4" in ran.stderr
+    assert len(open_store(str(project.store)).list_records("checkpoints")) == 2
+
+
+def refused(ran: Ran, reason: str, *words: str) -> None:
+    assert ran.failure["reason"] == reason, ran.stderr
+    assert all(word in ran.failure["message"] for word in words), ran.failure["message"]
+    assert "artifact" not in ran.target
+
+
+def test_labels_that_a_hard_loss_needs_are_asked_for_and_the_original_teaches_without(project: Project, trainee: Any) -> None:
+    unlabelled = {"uri": "file:unlabelled.npz"}
+    ran = project.run(trainee(finetune(1), training=unlabelled))
+    refused(ran, "LabelsMissing", "no array 'label'", "distill: {alpha:")
+    assert ran.code == 2 and ran.steps[-1] == "train"
+    ran = project.run(trainee(finetune(1, distill={"alpha": "0"}), training=unlabelled))
+    assert ran.code == 0, ran.stderr
+    assert "asking the original for its answers to 1000 training samples" in ran.stderr
+
+
+def test_labels_that_are_not_the_outputs_are_refused_before_training(project: Project, trainee: Any) -> None:
+    with np.load(project.path / "training.npz") as data:
+        np.savez(project.path / "training.npz", x=data["x"], label=data["label"] + 1)
+    refused(project.run(trainee(finetune(1, batchSize=64))), "InvalidDataset", "from 1 to 4", "0 to 3")
+
+
+def test_diverging_loss_ends_the_run_with_the_reason(project: Project, trainee: Any) -> None:
+    ran = project.run(trainee(finetune(2, learningRate="1000", optimizer="SGD")))
+    refused(ran, "TrainingDiverged", "lower learningRate (1000)")
+    assert ran.code == 2
+
+
+def test_too_little_memory_for_training_is_told_as_that(project: Project, trainee: Any) -> None:
+    ran = project.run(trainee(finetune(1)), "--step-memory", "250Mi")
+    refused(ran, "OutOfMemory", "train used", "raise --step-memory")
+
+
+def test_graph_that_can_not_be_trained_is_refused_with_the_operators_name(project: Project, trainee: Any) -> None:
+    manifest = trainee(finetune(1))
+    model = onnx.load(project.path / "model.onnx")
+    last = model.graph.node[-1]
+    after = onnx.helper.make_node("LpNormalization", ["inner"], [last.output[0]])
+    last.output[0] = "inner"
+    model.graph.node.append(after)
+    onnx.save(model, project.path / "model.onnx")
+    refused(project.run(manifest), "PassNotApplicable", "onnx2torch has no LpNormalization", "type: Quantize")
+
+
+@pytest.mark.long
+def test_digits_lose_half_of_their_channels_and_hold_every_limit(make_project: type[Project], tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    ran = project.run(EXAMPLES / "prune.yaml")
+    assert ran.code == 0, ran.stderr
+    build = build_of(project)
+    assert build.original is not None and build.original.macs and build.trained[0].facts.macs
+    assert build.trained[0].facts.macs < 0.3 * build.original.macs
+    served = next(c.artifact for c in build.candidates if c.name == "prune")
+    assert served is not None and served.size_bytes < 0.3 * build.baseline.size_bytes
+    assert float(ran.target["measurements"][0]["speedup"]["low"]) > 1.5
