@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from tests.pipeline.conftest import EXAMPLES, Project, Ran, mlp
 
 from burnish.api.job_contract import BuildRecord, CheckpointRecord
 from burnish.store.store import open_store
+from burnish.toolchains import environments
 
 SAMPLES = 1000
 
@@ -99,6 +103,29 @@ def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_with_the_same_byte
     whole = project.run(manifest, "--store", project.path / "other")
     assert "going on" not in whole.stderr and "epoch 2 of 6" in whole.stderr
     assert whole.target["artifact"]["digest"] == ran.target["artifact"]["digest"]
+
+
+def test_two_processes_train_as_one_does(project: Project, trainee: Any) -> None:
+    """Data-parallel: the same losses at the same global batch, each process in a network namespace with loopback only where one can be made."""
+    ran = project.run(trainee(PRUNE, finetune(3)), "--work", project.path / "work")
+    assert ran.code == 0, ran.stderr
+    (work,) = ((path / "cpu") for path in (project.path / "work").iterdir())
+    request = json.loads((work / "request.json").read_text())
+    request["target"]["accelerator"] |= {"type": "GPU", "count": 2}
+    (work / "request.json").write_text(json.dumps(request))
+    alone = json.loads((work / "steps/03-train/record.json").read_text())
+    shutil.rmtree(work / "steps/03-train")
+    found = environments.find("torch")
+    assert found is not None
+    command = [found.python, "-P", "-m", "burnish.pipeline", "train", "--work", work]
+    done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    together = json.loads((work / "steps/03-train/record.json").read_text())
+    for one, other in zip(alone["passes"], together["passes"], strict=True):
+        assert other["losses"] == pytest.approx(one["losses"], rel=1e-3)
+        assert other["facts"]["macs"] == one["facts"]["macs"]
+    assert alone["trainedWith"] == "1 process, no sockets"
+    assert together["trainedWith"] == "2 processes, a network namespace of its own with loopback only"
 
 
 def _kill_after_two_epochs(project: Project, manifest: Path) -> None:

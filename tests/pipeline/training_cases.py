@@ -31,7 +31,7 @@ SAMPLES, CLASSES, SIDE = 96, 4, 12
 class Bench(base.Bench):
     """Keeps checkpoints in memory."""
 
-    devices = 1
+    team = base.Team()
 
     def __init__(self, lesson: base.Lesson | None, calibration: list[dict[str, np.ndarray]] | None = None) -> None:
         self.lesson, self.calibration = lesson, calibration or []

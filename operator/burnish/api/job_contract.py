@@ -163,6 +163,8 @@ class BuildRecord(Record):
     """Of the model before the first training pass."""
     trained: tuple[TrainedPass, ...] = ()
     """The training passes, in order."""
+    trained_with: str = ""
+    """How many processes trained, and what they could reach."""
     created_at: str
 
 
@@ -563,8 +565,8 @@ class TrainRecord(Record):
 
     original: ModelFacts
     passes: tuple[TrainedPass, ...]
-    network: str
-    """What the step could reach."""
+    trained_with: str
+    """How many processes trained, and what they could reach."""
 
 
 class Checkpoint(ApiModel):

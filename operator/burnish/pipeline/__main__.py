@@ -17,7 +17,7 @@ from pathlib import Path
 from burnish.api import requests
 from burnish.api.job_contract import Failure, Record, ResolveRequest, StepName
 from burnish.errors import BurnishError, Reason, StepExit
-from burnish.pipeline import ahead, container, no_network, source_options, store_options, usage
+from burnish.pipeline import ahead, container, no_network, source_options, store_options, team, usage
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
 
@@ -40,8 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.job:
         container.end_on_sigterm()
     work, step = WorkDir(options.work.resolve()), StepName(options.step)
-    if step in requests.OFFLINE_STEPS and not no_network.drop():
-        emit(f"{step.value} runs with the network in reach: this machine has no seccomp filters", warning=True)
+    if step in requests.OFFLINE_STEPS:
+        _leave_network(step, work)
     more = ahead.wait_for_go(step, work)
     if more is None:
         return StepExit.OK
@@ -69,6 +69,15 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception:  # a bug: the traceback belongs into the log, the user gets a sentence
         found = _bug(step)
     return _fail(work, step, found, options)
+
+
+def _leave_network(step: StepName, work: WorkDir) -> None:
+    """Before anything of a model is opened. Processes that train side by side need sockets to each other, nobody else needs any."""
+    if step is StepName.train and team.size_of(work.load_request()) > 1:
+        if not no_network.separate():
+            emit("the processes that train have the network of the pod, under its NetworkPolicy: no network namespace can be made here", warning=True)
+    elif not no_network.drop():
+        emit(f"{step.value} runs with the network in reach: this machine has no seccomp filters", warning=True)
 
 
 def _run(step: StepName, work: WorkDir, options: argparse.Namespace) -> Record:

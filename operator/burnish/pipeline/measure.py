@@ -306,6 +306,7 @@ def _build_record(work: WorkDir, request: PipelineRequest) -> tuple[BuildRecord,
         usage={step.value: found for step in requests.OFFLINE_STEPS if (found := work.load_usage(step)) is not None},
         original=learned.original if learned else None,
         trained=learned.passes if learned else (),
+        trained_with=learned.trained_with if learned else "",
         created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
     return record, work.folder(StepName.build) / "artifacts"

@@ -7,6 +7,7 @@ runtime's passes go on from, and each that may be faster than what it was given 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,7 @@ import numpy as np
 from burnish.api.job_contract import Evaluated, ExportRecord, ModelFacts, PipelineRequest, StageRecord, StepName, TrainedPass, TrainRecord
 from burnish.errors import BurnishError, Reason
 from burnish.measurement import equivalence, summary
-from burnish.pipeline import checkpoints, cpus, lesson, samples, usage
+from burnish.pipeline import checkpoints, cpus, lesson, samples, team, usage
 from burnish.pipeline.export import MODEL, declared
 from burnish.pipeline.lowering import passes_of
 from burnish.pipeline.progress import emit
@@ -36,31 +37,33 @@ def run(work: WorkDir) -> TrainRecord:
         BurnishError: PassNotApplicable, LabelsMissing, InvalidDataset, TrainingDiverged; what exporting a torch module raises.
     """
     request, exported = work.load_request(), work.load(StepName.export, ExportRecord)
-    _set_up()
-    chain = _Chain(work, request, exported)
-    requests = order.training_part(passes_of(request))
-    for number, entry in enumerate(requests):
-        chain.add(entry, number, len(requests))
-    return TrainRecord(original=chain.original, passes=tuple(chain.passes), network=NETWORK)
+    with team.gather(team.size_of(request), work) as ours:
+        _set_up(ours.size)
+        chain = _Chain(work, request, exported, ours)
+        requests = order.training_part(passes_of(request))
+        for number, entry in enumerate(requests):
+            chain.add(entry, number, len(requests))
+    return TrainRecord(
+        original=chain.original, passes=tuple(chain.passes), trained_with=f"{ours.size} process{'es' if ours.size > 1 else ''}, {team.reach()}"
+    )
 
 
-NETWORK = "none"
-
-
-def _set_up() -> None:
-    """As many threads as there are CPUs, and the same sums in every run where PyTorch can do that."""
+def _set_up(processes: int) -> None:
+    """As many threads as there are CPUs for each process, and the same sums in every run where PyTorch can do that."""
     import torch
 
-    torch.set_num_threads(cpus.usable())
+    torch.set_num_threads(max(1, cpus.usable() // processes))
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 class _Chain:
     """A model on its way through the passes."""
 
-    def __init__(self, work: WorkDir, request: PipelineRequest, exported: ExportRecord) -> None:
-        self.work, self.request, self.exported = work, request, exported
+    def __init__(self, work: WorkDir, request: PipelineRequest, exported: ExportRecord, ours: plugins.Team) -> None:
+        self.work, self.request, self.exported, self.team = work, request, exported, ours
         self.folder = work.folder(StepName.train)
+        if ours.rank:
+            self.folder = self.folder / team.own_folder(ours.rank)
         self.data = samples.open_datasets(work, request, exported.signature)
         self.path = work.folder(StepName.export) / MODEL
         self.session = _open(self.path)
@@ -139,6 +142,8 @@ class _Chain:
                 raise
             raise MemoryError from error
         self.model = made.model
+        if self.team.rank:
+            return  # the first process tells what came of it
         path = self.folder / name / MODEL
         path.parent.mkdir(parents=True, exist_ok=True)
         graph = self._export(self.model, path, exact=plugin.is_exact)
@@ -224,14 +229,15 @@ class _Bench(plugins.Bench):
     """A pass's place in the chain."""
 
     def __init__(self, chain: _Chain, name: str, number: int, count: int) -> None:
-        self.lesson, self.calibration = chain.lesson, chain.calibration
-        self.devices = chain.request.target.accelerator.count or 1
+        self.lesson, self.calibration, self.team = chain.lesson, chain.calibration, chain.team
         self._name, self._number, self._count, self._memory = name, number, count, chain.memory
 
     def say(self, text: str, *, done: float | None = None) -> None:
         emit(f"{self._name}: {text}", done=None if done is None else (self._number + done) / self._count)
 
     def save(self, state: Mapping[str, object]) -> None:
+        if self.team.rank:
+            return
         self._memory.save(self._number, state)
 
     def load(self) -> Mapping[str, Any] | None:
@@ -271,3 +277,7 @@ def _told(facts: ModelFacts) -> str:
     score = f", score {facts.score.candidate:.4g} (drop {facts.score.drop:.4g}, at most {facts.score.high:.4g})" if facts.score else ""
     macs = f", {facts.macs:,} multiply-accumulates" if facts.macs else ""
     return f"; {facts.parameters:,} weights{macs}{score}"
+
+
+if __name__ == "__main__":
+    run(WorkDir(Path(sys.argv[1])))  # one of a team, but for the first: it leaves nothing

@@ -322,6 +322,19 @@ class Lesson:
         return len(next(iter(self.inputs.values())))
 
 
+class Team:
+    """Processes that train one model side by side, each on its share of every batch; this one is alone."""
+
+    rank = 0
+    size = 1
+
+    def add(self, tensors: Sequence[Any]) -> None:
+        """Make each tensor the sum of all processes' own."""
+
+    def follow(self, tensors: Sequence[Any]) -> None:
+        """Make each tensor that of the first process."""
+
+
 class Bench(abc.ABC):
     """What a training pass works with beside the model: data, news, and a memory that outlives the process."""
 
@@ -329,8 +342,7 @@ class Bench(abc.ABC):
     """Training data, where the manifest has some."""
     calibration: Sequence[Arrays]
     """Feeds without labels: of the calibration data, else of the training data; possibly empty."""
-    devices: int
-    """Processes that train side by side."""
+    team: Team
 
     @abc.abstractmethod
     def say(self, text: str, *, done: float | None = None) -> None:

@@ -128,40 +128,65 @@ def train(named: Any, part: Part, bench: base.Bench, losses: list[float], extra:
     if done > 0 and (known := bench.load()) is not None and "optimizer" in known:
         optimizer.load_state_dict(known["optimizer"])
     steps = _steps(len(bench.lesson), options.batch_size)
+    bench.team.follow(_tensors(named.module))
     for epoch in range(max(0, done), options.epochs):
-        torch.manual_seed(_seed(options.seed, part.first + epoch))
+        torch.manual_seed(_seed(options.seed, part.first + epoch) + bench.team.rank)
         part.mode.train(named.module)
-        losses.append(_epoch(named, part, bench.lesson, optimizer, epoch, steps))
+        losses.append(_epoch(named, part, bench, optimizer, epoch, steps))
+        bench.team.follow(_tensors(named.module))
         part.mode.evaluate(named.module)
         bench.save({**(extra or {}), "losses": list(losses), "model": named.module.state_dict(), "optimizer": optimizer.state_dict()})
         bench.say(f"epoch {epoch + 1} of {options.epochs}: loss {losses[-1]:.4g}", done=(epoch + 1) / options.epochs)
 
 
-def _epoch(named: Any, part: Part, lesson: base.Lesson, optimizer: Any, epoch: int, steps: int) -> float:
-    """One time through the data; the mean loss."""
-    import torch
+def _tensors(module: Any) -> list[Any]:
+    """Weights and statistics."""
+    return [value.data for value in (*module.parameters(), *module.buffers())]
 
-    options = part.options
+
+def _epoch(named: Any, part: Part, bench: base.Bench, optimizer: Any, epoch: int, steps: int) -> float:
+    """One time through the data; the mean loss."""
+    options, lesson = part.options, bench.lesson
+    assert lesson is not None  # noqa: S101  # `train` asked
     loss_of, keep_zeros = objective(lesson, options.distill), _zeros(named.module)
     total = 0.0
     for step, indices in enumerate(batches(len(lesson), options.batch_size, _seed(options.seed, part.first + epoch))):
         for group in optimizer.param_groups:
             group["lr"] = _rate(float(options.learning_rate), epoch * steps + step, options.epochs * steps)
         optimizer.zero_grad(set_to_none=True)
-        answer = named.outputs([torch.from_numpy(lesson.inputs[i.tensor.name][indices]) for i in named.inputs])
-        loss = loss_of(answer[lesson.output], indices)
-        value = float(loss.detach())
+        value = _backward(named, lesson, loss_of, indices, optimizer, bench.team)
         if not math.isfinite(value):
             kept = f"the checkpoint after epoch {epoch} is kept" if epoch else "no epoch ended, so nothing of it is kept"
             raise BurnishError(
                 Reason.TrainingDiverged,
                 f"the loss became {value} in epoch {epoch + 1} of {options.epochs}, step {step + 1} of {steps}; lower learningRate ({options.learning_rate}); {kept}",
             )
-        loss.backward()
         optimizer.step()
         keep_zeros()
         total += value * len(indices)
     return total / len(lesson)
+
+
+def _backward(
+    named: Any, lesson: base.Lesson, loss_of: Callable[[Any, np.ndarray], Any], indices: np.ndarray, optimizer: Any, team: base.Team
+) -> float:
+    """Leave the gradients of the batch's mean loss in the weights; returns that loss. Each process of a team works on its part of the batch."""
+    import numpy as np
+    import torch
+
+    mine = np.array_split(indices, team.size)[team.rank]
+    total = torch.zeros(1)
+    if len(mine):
+        answer = named.outputs([torch.from_numpy(lesson.inputs[i.tensor.name][mine]) for i in named.inputs])
+        loss = loss_of(answer[lesson.output], mine) * (len(mine) / len(indices))
+        loss.backward()
+        total += loss.detach()
+    if team.size > 1:
+        weights = [p for group in optimizer.param_groups for p in group["params"]]
+        for weight in weights:
+            weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        team.add([total, *(weight.grad for weight in weights)])
+    return float(total)
 
 
 def _zeros(module: Any) -> Callable[[], None]:
