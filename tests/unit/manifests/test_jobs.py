@@ -11,7 +11,9 @@ from burnish.manifests import jobs, serving
 from burnish.pipeline import job, probe, pull
 
 RUN = "k" * 32
-CASES = ("cpu", "gpu", "volume")
+OPTIMIZERS = {"onnx": "optimizer-onnx:1", "torch": "optimizer-torch:1"}
+CASES = ("cpu", "gpu", "volume", "training")
+TRAINING = {"passes": [{"type": "Prune"}], "datasets": {"training": {"uri": "s3://models/training.npz"}}}
 
 
 @pytest.fixture
@@ -19,8 +21,8 @@ def make(make_settings, make_model, make_artifact, gpu, uid):
     """The resolve Job, the pipeline Job and the Deployment of a case."""
 
     def render(case: str) -> tuple[dict, dict, dict]:
-        settings = make_settings(store={"volume": {}}) if case == "volume" else make_settings()
-        model = make_model(gpu if case == "gpu" else None)
+        settings = make_settings(store={"volume": {}}) if case == "volume" else make_settings(images={"optimizers": OPTIMIZERS})
+        model = make_model(gpu if case == "gpu" else None, **(TRAINING if case == "training" else {}))
         target = model.spec.primary
         return (
             jobs.build_resolve(model, RUN, settings, uid=uid),
@@ -70,7 +72,7 @@ def test_failure_that_trying_again_does_not_cure_ends_the_job_whichever_step_it_
     for made in make(case)[:2]:
         ignore, *rules = made["spec"]["podFailurePolicy"]["rules"]
         assert ignore == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-        assert [r["onExitCodes"]["containerName"] for r in rules] == [n for n in containers(made) if n != "triton"]
+        assert [r["onExitCodes"]["containerName"] for r in rules] == [n for n, c in containers(made).items() if c.get("restartPolicy") != "Always"]
         assert all(r["action"] == "FailJob" and int(StepExit.NOT_RETRIABLE) in r["onExitCodes"]["values"] for r in rules)
         assert pod(made)["restartPolicy"] == "Never"  # a podFailurePolicy demands it
 
@@ -150,3 +152,25 @@ def test_only_the_export_runs_in_the_image_of_the_sources_toolchain(make_setting
     made = containers(jobs.build_pipeline(model, model.spec.primary, RUN, settings, uid=uid, source_format=source_format))
     assert made["export"]["image"] == image
     assert {made[step]["image"] for step in ("compress", "build", "measure")} == {"optimizer-onnx:1"}
+
+
+def test_step_that_trains_is_there_where_a_pass_trains_and_holds_no_credentials(make):
+    """Beside it a sidecar brings its checkpoints into the store: that one reads the work directory and runs nothing of the model's."""
+    assert not {"train", jobs.KEEPER} & set(containers(make("cpu")[1]))
+    job_of_training = make("training")[1]
+    found = containers(job_of_training)
+    names = list(found)
+    assert names.index("export") < names.index(jobs.KEEPER) < names.index("train") < names.index("compress")
+    assert found["train"]["image"] == OPTIMIZERS["torch"]
+    holders = {name for name, c in found.items() if any(m["mountPath"] == "/credentials/store" for m in c["volumeMounts"])}
+    assert holders == {"stage", jobs.KEEPER, "publish"}
+    assert [m.get("readOnly") for m in found[jobs.KEEPER]["volumeMounts"] if m["mountPath"] == jobs.WORK] == [True]
+    writable = [m["mountPath"] for m in found["train"]["volumeMounts"] if not m.get("readOnly")]
+    assert writable == ["/tmp", f"{jobs.WORK}/steps/03-train"]
+    assert found[jobs.KEEPER]["restartPolicy"] == "Always"
+
+
+def test_training_data_on_a_volume_is_mounted_for_resolve(make_model, settings, uid):
+    model = make_model(passes=[{"type": "Prune"}], datasets={"training": {"uri": "pvc://data/training.npz"}})
+    made = jobs.build_resolve(model, RUN, settings, uid=uid)
+    assert [v["persistentVolumeClaim"]["claimName"] for v in pod(made)["volumes"] if "persistentVolumeClaim" in v] == ["data"]

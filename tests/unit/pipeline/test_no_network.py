@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -47,3 +48,37 @@ print("offline")
 def test_drop_refuses_every_network_socket_to_threads_and_children_too() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.strip() == "offline", done.stderr
+
+
+SEPARATE = """
+import ctypes, errno, os, socket, subprocess, sys
+from burnish.pipeline import no_network
+outside = socket.create_server(("127.0.0.1", 0))
+before = os.open("/proc/self/ns/net", os.O_RDONLY)
+assert no_network.reach() is no_network.Reach.All
+assert no_network.separate()
+assert no_network.reach() is no_network.Reach.Loopback
+try:
+    socket.create_connection(outside.getsockname(), timeout=5)
+    sys.exit("the machine's loopback is in reach")
+except ConnectionRefusedError:
+    pass
+try:
+    socket.create_connection(("192.0.2.1", 80), timeout=5)
+    sys.exit("the network is in reach")
+except OSError as error:
+    assert error.errno == errno.ENETUNREACH, error
+inside = socket.create_server(("127.0.0.1", 0))
+child = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])), timeout=5).sendall(b'hello')"
+subprocess.run([sys.executable, "-c", child, str(inside.getsockname()[1])], check=True)
+assert inside.accept()[0].recv(5) == b"hello"  # processes that train together reach each other
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.setns(before, 0) == -1 and ctypes.get_errno() == errno.EACCES, "the way back is open"
+print("apart")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="elsewhere the kernel may allow nobody a network namespace")
+def test_separate_leaves_loopback_to_the_process_and_its_children_and_no_way_back() -> None:
+    done = subprocess.run([sys.executable, "-c", SEPARATE], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.strip() == "apart", done.stderr
