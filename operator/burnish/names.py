@@ -50,6 +50,9 @@ LABEL_HARDWARE_CLASS = f"{GROUP}/hardware-class"
 """Of a node, set by its admin: clusters of mixed CPUs pin artifacts to the class they were measured on."""
 EPOCH = "1"
 
+STEP_WITH_NEWS = "train"
+"""The step that takes hours: what its log says last stands in the status."""
+
 COMPONENT_RESOLVE = "resolve"
 COMPONENT_PIPELINE = "pipeline"
 COMPONENT_SERVER = "server"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import re
 import secrets
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +26,7 @@ from burnish.controller.cache import Cache
 from burnish.errors import BurnishError
 from burnish.manifests.settings import Settings
 from burnish.reconcile.actions import Action, Create, Delete, Event, Plan, Scale, Select
-from burnish.reconcile.observed import Conflict, JobView, Key, Observed, Refusal
+from burnish.reconcile.observed import Conflict, JobView, Key, Observed, PodView, Refusal
 
 LOG = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ _REFUSED = (400, 403, 422)
 _NOTE = 1024
 _PARSED = 64
 """Specs that are kept parsed; all of them would be most of the memory."""
+_NEWS = re.compile(r"[A-Za-z]+: (?:epoch|step) \d+ of \d+[ -~]{0,160}")
+"""A line of the training step's log that tells how far it is; the rest is the model's own business."""
 _EVENT_PAUSE_SECONDS = 0.05
 _NO_POD_SECONDS = 5.0
 """A Job is given this long for a pod; then its events are asked why there is none."""
@@ -100,7 +103,7 @@ class Cluster:
         metadata = body["metadata"]
         uid = metadata["uid"]
         kept = {kind: [c for c in self.cache.children(key, kind) if c["metadata"]["owner"] == uid] for kind in ("Job", "Deployment", "Service")}
-        pods = tuple(views.pod(c) for c in self.cache.children(key, "Pod"))
+        pods = tuple([await self._with_news(key, views.pod(c)) for c in self.cache.children(key, "Pod")])
         with_pods = {pod.owner_uid for pod in pods}
         obstacles = self._obstacles.get(key, Obstacles())
         model, invalid = self._parsed(key, body)
@@ -129,6 +132,17 @@ class Cluster:
         if len(self._models) > _PARSED:
             del self._models[next(iter(self._models))]
         return found
+
+    async def _with_news(self, key: Key, pod: PodView) -> PodView:
+        """A pod with what its training step said last: an epoch changes nothing that could be watched. Without the right to read logs it goes without."""
+        if not any(c.name == names.STEP_WITH_NEWS and c.state == "running" for c in pod.containers):
+            return pod
+        try:
+            said = await self._api.log_end(key.namespace, pod.name, names.STEP_WITH_NEWS)
+        except ApiError:
+            return pod
+        lines = [line for line in said.splitlines() if _NEWS.fullmatch(line)]
+        return dataclasses.replace(pod, news=lines[-1]) if lines else pod
 
     async def _job(self, key: Key, kept: dict[str, Any], with_pods: set[str]) -> JobView:
         """A Job. Why the apiserver takes no pod of it stands in its events and nowhere else."""

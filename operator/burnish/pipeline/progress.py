@@ -20,8 +20,8 @@ class Event(TypedDict, total=False):
     warning: bool
 
 
-def emit(text: str, *, done: float | None = None, warning: bool = False) -> None:
-    """Tell the runner, or the log."""
+def emit(text: str, *, done: float | None = None, warning: bool = False, logged: bool = False) -> None:
+    """Tell the runner, or the log; a log gets no news that the next ones replace, unless they are `logged`."""
     event: Event = {"text": text}
     if done is not None:
         event["done"] = round(done, 4)
@@ -29,7 +29,7 @@ def emit(text: str, *, done: float | None = None, warning: bool = False) -> None
         event["warning"] = True
     descriptor = os.environ.get(DESCRIPTOR_VARIABLE)
     if descriptor is None:
-        if done is None:
+        if done is None or logged:
             print(text, file=sys.stderr, flush=True)  # noqa: T201  # the cluster's log
         return
     with contextlib.suppress(OSError):  # the runner is gone; the step ends by its own means

@@ -233,7 +233,7 @@ class _Bench(plugins.Bench):
         self._name, self._number, self._count, self._memory = name, number, count, chain.memory
 
     def say(self, text: str, *, done: float | None = None) -> None:
-        emit(f"{self._name}: {text}", done=None if done is None else (self._number + done) / self._count)
+        emit(f"{self._name}: {text}", done=None if done is None else (self._number + done) / self._count, logged=True)
 
     def save(self, state: Mapping[str, object]) -> None:
         if self.team.rank:

@@ -9,17 +9,22 @@ from __future__ import annotations
 import dataclasses
 from datetime import datetime, timedelta
 
+from burnish import names
 from burnish.api.job_contract import Message
 from burnish.errors import Reason
 from burnish.reconcile.observed import ContainerView, JobView, Observed, PodView
 
-TRITON = "triton"
+TRITON, KEEPER = "triton", "keep"
 _NOT_PULLABLE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError"}
 _STARTING = {"", "ContainerCreating", "PodInitializing"}
 _MEMORY_FIELDS = {TRITON: "raise spec.targets[].resources.memory"}
 _NO_ROOM = "Insufficient"
 _PATIENCE_SECONDS = 10.0
 """A pod is given this long for a node before anybody is told: the scheduler's next try often finds one, and so does an autoscaler."""
+SIDECARS = (TRITON, KEEPER)
+"""Containers that run beside the steps and end with the pod."""
+NEWS_SECONDS = 15.0
+"""How often a step's own news are looked at: neither the pod nor anything else changes with them."""
 SHARED_STORE = "raise the chart's value for the memory of steps"
 
 
@@ -70,7 +75,7 @@ def failure(job: JobView, pods: list[PodView]) -> Failure:
 
 def _failure_of_pod(pod: PodView) -> Failure | None:
     if pod.reason == "DeadlineExceeded":
-        step = next((c.name for c in pod.containers if c.name != TRITON and not _is_done(c)), None)
+        step = next((c.name for c in pod.containers if c.name not in SIDECARS and not _is_done(c)), None)
         return Failure(
             Reason.DeadlineExceeded, f"{step or 'the pipeline'} was ended when the time for all steps was over; raise spec.jobs.deadline", step
         )
@@ -81,7 +86,7 @@ def _failure_of_pod(pod: PodView) -> Failure | None:
         cure = _MEMORY_FIELDS.get(out_of_memory.name, SHARED_STORE)
         return Failure(Reason.OutOfMemory, f"{out_of_memory.name} exceeded its memory limit and was killed; {cure}", out_of_memory.name)
     for container in pod.containers:
-        if container.state == "terminated" and container.exit_code not in (0, None) and container.name != TRITON:
+        if container.state == "terminated" and container.exit_code not in (0, None) and container.name not in SIDECARS:
             return _failure_of_container(container)
     return None
 
@@ -120,10 +125,12 @@ def container_progress(pod: PodView) -> Progress:
     if not pod.containers:  # the kubelet has not reported yet
         return Progress("starting")
     for container in pod.containers:
-        if _is_done(container) or (container.name == TRITON and container.state == "running"):
+        if _is_done(container) or (container.name in SIDECARS and container.state == "running"):
             continue
         if container.state == "waiting" and container.reason not in _STARTING:
             return Progress(container.name, blocked(container))
+        if container.name == names.STEP_WITH_NEWS and container.state == "running":
+            return Progress(f"{container.name}: {pod.news}" if pod.news else container.name, again_seconds=NEWS_SECONDS)
         return Progress(container.name)
     return Progress("ending")
 

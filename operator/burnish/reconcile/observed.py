@@ -58,6 +58,8 @@ class PodView:
     is_ready: bool = False
     is_deleting: bool = False
     node: str = ""
+    news: str = ""
+    """What the step that trains said last."""
 
 
 @dataclasses.dataclass(frozen=True)

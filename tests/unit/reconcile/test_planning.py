@@ -182,3 +182,21 @@ def test_trusted_counts_in_listed_namespaces_only():
     assert world.observed.status.last_failure.reason is Reason.SourceNotTrusted
     assert "trustedNamespaces" in world.observed.status.last_failure.message
     assert world.observed.jobs == ()
+
+
+def test_step_that_trains_tells_its_epoch_and_is_looked_at_again():
+    done = ContainerView(name="stage", state="terminated", exit_code=0)
+    running = [ContainerView(name=name, state="running", is_ready=True) for name in ("keep", "train")]
+    pod = PodView(name="p", labels={}, phase="Pending", owner_uid="u", created=START, containers=(done, *running))
+    assert jobs.container_progress(pod) == jobs.Progress("train", again_seconds=jobs.NEWS_SECONDS)
+    told = dataclasses.replace(pod, news="Prune: epoch 2 of 4: loss 0.3")
+    assert jobs.container_progress(told).step == "train: Prune: epoch 2 of 4: loss 0.3"
+
+
+def test_passes_that_train_need_an_image_that_the_installation_may_not_have():
+    world = World(make_model(passes=[{"type": "Prune"}], datasets={"training": {"uri": "s3://models/training.npz"}}), SETTINGS)
+    plan = world.settle()
+    assert plan.status.phase is Phase.Failed
+    assert plan.status.last_failure.reason is Reason.ToolchainUnavailable
+    assert "images.optimizers.torch" in plan.status.last_failure.message
+    assert [a for a in world.created] == ["NetworkPolicy", "Job"]
