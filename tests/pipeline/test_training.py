@@ -87,7 +87,7 @@ def test_chain_of_passes_leaves_a_candidate_each_and_the_truth_about_every_step(
 def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_with_the_same_bytes(project: Project, trainee: Any, make_project: type[Project], tmp_path_factory: pytest.TempPathFactory) -> None:  # fmt: skip
     manifest = trainee(finetune(6, batchSize=4))
     running = project.start(manifest)
-    running.wait_for("epoch 3 of 6", 240)
+    running.wait_for("epoch 3 of 6")
     running.send(signal.SIGKILL)
     running.wait()
     store = open_store(str(project.store))
@@ -130,7 +130,7 @@ def test_two_processes_train_as_one_does(project: Project, trainee: Any) -> None
 
 def _kill_after_two_epochs(project: Project, manifest: Path) -> None:
     running = project.start(manifest)
-    running.wait_for("epoch 2 of 4", 240)
+    running.wait_for("epoch 2 of 4")
     running.send(signal.SIGKILL)
     running.wait()
 

@@ -199,4 +199,4 @@ def test_passes_that_train_need_an_image_that_the_installation_may_not_have():
     assert plan.status.phase is Phase.Failed
     assert plan.status.last_failure.reason is Reason.ToolchainUnavailable
     assert "images.optimizers.torch" in plan.status.last_failure.message
-    assert [a for a in world.created] == ["NetworkPolicy", "Job"]
+    assert list(world.created) == ["NetworkPolicy", "Job"]
