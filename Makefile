@@ -152,8 +152,8 @@ COMPILE = $(UV) pip compile --quiet --universal --fork-strategy fewest --python-
 
 # dev.txt is compiled first and constrains the others: what is tested is what users get.
 lock: $(UV) ## Compile the hashed locks again (UPGRADE=--upgrade: to the newest versions)
-	$(COMPILE) pyproject.toml --extra controller --extra s3 --extra onnx --extra dev --excludes $(LOCKS)/onnx-excludes.txt -o requirements/dev.txt
-	$(COMPILE) pyproject.toml --extra controller --extra s3 -c requirements/dev.txt -o requirements/burnish.txt
+	$(COMPILE) pyproject.toml --extra controller --extra s3 --extra gs --extra onnx --extra dev --excludes $(LOCKS)/onnx-excludes.txt -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra controller --extra s3 --extra gs -c requirements/dev.txt -o requirements/burnish.txt
 	$(COMPILE) pyproject.toml --extra onnx --extra openvino --excludes $(LOCKS)/onnx-excludes.txt -c requirements/dev.txt -o $(LOCKS)/onnx.txt
 	$(COMPILE) pyproject.toml --extra torch -c requirements/dev.txt --excludes $(LOCKS)/torch-excludes.txt -o $(LOCKS)/torch.txt
 	$(COMPILE) pyproject.toml --extra tensorflow -c requirements/dev.txt --excludes $(LOCKS)/tensorflow-excludes.txt -o $(LOCKS)/tensorflow.txt

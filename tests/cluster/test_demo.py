@@ -58,6 +58,9 @@ def test_every_missing_option_is_named_with_its_cure(api: ControlPlane) -> None:
     assert done.returncode == 2
     for option in ("IMAGES=registry/prefix", "images/build --prefix", "S3=s3://bucket/prefix", *KEYS):
         assert option in done.stderr
+    assert "optimizer-" not in done.stderr
+    done = demo(api, "up", "--context", context(api), "--models", "digits", "resnet", "pytorch", "keras")
+    assert done.stderr.count("`images/build optimizer-torch --prefix") == done.stderr.count("`images/build optimizer-tensorflow --prefix") == 1
     done = demo(api, "up", "--context", context(api), *GIVEN[:2], AWS_ACCESS_KEY_ID="key")
     assert "S3=" in done.stderr and "AWS_SECRET_ACCESS_KEY in" in done.stderr
     assert "IMAGES=" not in done.stderr and "AWS_ACCESS_KEY_ID in" not in done.stderr

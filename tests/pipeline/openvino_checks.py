@@ -1,6 +1,6 @@
 """What tests/pipeline/test_openvino.py asks of the plugin, run in the toolchain's environment, which has OpenVINO and no pytest.
 
-Usage: python openvino_checks.py FOLDER. The folder holds cnn.onnx, mlp.onnx, concat.onnx and strings.onnx; one JSON object goes to the last line of stdout.
+Usage: python openvino_checks.py FOLDER. The folder holds the models that it names; one JSON object goes to the last line of stdout.
 """
 
 from __future__ import annotations
@@ -85,6 +85,26 @@ def written_to(folder: Path) -> str:
     return "no error"
 
 
+def iterated() -> openvino.Model:
+    """A TensorIterator, of opset 1, over an operator of opset 7: what ONNX has no operator for."""
+    from openvino import opset1, opset7
+
+    x, slice_of_x = (opset1.parameter([size, 1, 2], openvino.Type.f32) for size in (4, 1))
+    result = opset7.gelu(slice_of_x, "erf")
+    iterator = opset1.tensor_iterator()
+    iterator.set_body(openvino.Model([result], [slice_of_x], "body"))
+    iterator.set_sliced_input(slice_of_x, x.output(0), 0, 1, 1, -1, 0)
+    return openvino.Model([iterator.get_concatenated_slices(result.output(0), 0, 1, 1, -1, 0)], [x], "iterated")
+
+
+def of_older_onnx(folder: Path, runtime: str) -> dict[str, str]:
+    """What comes of cnn.onnx for a serving image whose ONNX Runtime is older than the model: its export, and the runtime's word."""
+    image = dataclasses.replace(images.LOCAL_CPU, name="older", max_opset=17, max_ir_version=8)
+    target = folder / f"older-{runtime}.onnx"
+    registry.formats()["ONNX"].export(base.SourceModel(folder / "cnn.onnx"), target, image=image)
+    return refusal(lambda: registry.runtimes()[runtime].check(target, image=image))
+
+
 def main(folder: Path) -> dict[str, object]:
     (folder / "onnx").mkdir()
     (folder / "onnx" / "model.onnx").write_bytes((folder / "cnn.onnx").read_bytes())
@@ -107,6 +127,8 @@ def main(folder: Path) -> dict[str, object]:
         "strings": refusal(lambda: RUNTIME.build(folder / "strings.onnx", folder / "b", image=images.LOCAL_CPU)),
         "older": refusal(lambda: RUNTIME.check(folder / "cnn.onnx", image=older)),
         "older built": refusal(lambda: RUNTIME.build(folder / "cnn.onnx", folder / "c", image=older)),
+        "opsets": {**{name: ir.opset(ir.read(folder / f"{name}.onnx")) for name in ("cnn", "if", "loop")}, "iterator": ir.opset(iterated())},
+        "older onnx": {runtime: of_older_onnx(folder, runtime) for runtime in ("ONNXRuntime", "OpenVINO")},
         "absent": refusal(lambda: RUNTIME.open(folder / "nowhere", threads=1)),
         "shape": refusal(lambda: RUNTIME.open(folder / "static-built", threads=1).infer({"image": np.ones((1, 3, 8, 8), np.float32)})),
     }

@@ -419,18 +419,22 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
 _URI = (
     Rule(
         "!self.matches('^(?i)file:')",
-        "is a file of one machine, and a cluster has many; put it into a bucket (s3:), on a volume (pvc:) or on a server (https:)",
+        "is a file of one machine, and a cluster has many; put it into a bucket (s3:, gs:, az:), on a volume (pvc:) or on a server (https:)",
     ),
     Rule("!self.matches('^(?i)http:')", "is not encrypted, so anyone on the way can change it; write https:"),
     Rule(
-        "self == '' || self.matches('^(?i)(https|s3|hf|pvc|file|http):')",
-        "does not begin with a scheme that is known here; write s3://bucket/path, https://host/path, hf://org/name or pvc://claim/path",
+        "self == '' || self.matches('^(?i)(https|s3|gs|az|hf|pvc|file|http):')",
+        "does not begin with a scheme that is known here; write s3://bucket/path (gs: and az: alike), https://host/path, hf://org/name or pvc://claim/path",
     ),
     Rule(
         "!self.matches('^[A-Za-z][A-Za-z0-9+.-]*:/*[^/?#]*@')",
         "carries credentials, and a manifest is no place for them; remove the part before @, and name a Secret in spec.source.secretRef",
     ),
     Rule("!self.matches('^(?i)s3:') || self.matches('^(?i)s3://[^/?#]+/+[^/?#][^?#]*$')", "names no object; write s3://bucket/path/to/model.onnx"),
+    Rule(
+        "!self.matches('^(?i)(gs|az):') || self.matches('^(?i)(gs|az)://[^/?#]+/+[^/?#][^?#]*$')",
+        "names no object; write gs://bucket/path/to/model.onnx, or az://container/path/to/model.onnx",
+    ),
     Rule(
         r"!self.matches('^(?i)hf:') || self.matches(self.matches('^(?i)hf://datasets/')"
         r" ? r'^(?i)hf://datasets/[\w.-]+/[\w.-]+(@[^/?#\s]+)?/+[^/?#][^?#]*$' : r'^(?i)hf://[\w.-]+/[\w.-]+(@[^/?#\s]+)?(/[^?#]*)?$')",

@@ -48,8 +48,9 @@ class OnnxRuntime(base.Runtime):
         if opset > image.max_opset or ir_version > image.max_ir_version:
             raise BurnishError(
                 Reason.UnsupportedOpset,
-                f"the built model has opset {opset} and IR version {ir_version}; "
-                f"{image.name} loads at most opset {image.max_opset} and IR version {image.max_ir_version}",
+                f"the model has opset {opset} and IR version {ir_version}; "
+                f"{image.name} loads at most opset {image.max_opset} and IR version {image.max_ir_version} in ONNX Runtime; "
+                "export the model with an older opset, or use a newer serving image",
             )
 
     def apply(self, step: base.Step, source: Path, target: Path, *, calibration: Sequence[base.Arrays], answers: base.Answers | None = None) -> str:
