@@ -14,7 +14,7 @@ from tests.pipeline.real_inputs import EXAMPLES, example_spec
 
 from burnish.toolchains import environments
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.alone]
 
 SENTENCES = 24
 LIBRARY = """

@@ -18,6 +18,8 @@ import yaml
 from burnish.api.job_contract import MeasurementIndex
 from burnish.store.store import open_store
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def variant(digits, project, copy_of) -> Callable[..., Path]:
