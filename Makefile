@@ -67,7 +67,7 @@ test: dev verify toolchains $(call MADE,$(EXAMPLES)) ## Every behaviour once: un
 	$(BIN)/pytest -m "not long" --durations=10 -v -s $(ARGS) e2e/tests
 
 test-long: dev toolchains examples ## The tests that take minutes, then the unit tests on Python 3.12
-	$(BIN)/pytest $(WAITS) -m "long and not alone" --durations=10 $(ARGS) tests
+	$(BIN)/pytest $(WAITS) --dist loadfile -m "long and not alone" --durations=10 $(ARGS) tests
 	$(BIN)/pytest -m "long and alone" --durations=10 $(ARGS) tests
 	$(BIN)/pytest -m long --durations=10 -v -s $(ARGS) e2e/tests
 	@$(MAKE) test-py312
