@@ -1,6 +1,6 @@
 # Everything a person or CI needs. Each target does its own set-up, says what it does, and does nothing that is done already.
 #   PYTHON=python3.12 make test     with another interpreter (3.11 or 3.12)
-#   make test ARGS="-k identity"    arguments for pytest
+#   make test ARGS="-k identity"    arguments for pytest (-n 0: one test after the other)
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -67,7 +67,7 @@ test: dev verify toolchains $(call MADE,$(EXAMPLES)) ## Every behaviour once: un
 	$(BIN)/pytest -m "not long" --durations=10 -v -s $(ARGS) e2e/tests
 
 test-long: dev toolchains examples ## The tests that take minutes, then the unit tests on Python 3.12
-	$(BIN)/pytest $(WAITS) --dist loadfile -m "long and not alone" --durations=10 $(ARGS) tests
+	$(BIN)/pytest $(WAITS) --dist loadgroup -m "long and not alone" --durations=10 $(ARGS) tests
 	$(BIN)/pytest -m "long and alone" --durations=10 $(ARGS) tests
 	$(BIN)/pytest -m long --durations=10 -v -s $(ARGS) e2e/tests
 	@$(MAKE) test-py312

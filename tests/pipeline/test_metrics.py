@@ -8,8 +8,6 @@ import numpy as np
 import onnxruntime
 import pytest
 
-pytestmark = pytest.mark.alone
-
 SAMPLES = 64
 
 
