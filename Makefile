@@ -20,6 +20,7 @@ UV := .tools/uv/bin/uv
 LOCKS := operator/burnish/toolchains/locks
 ARGS ?=
 # Workers of pytest-xdist: for tests that compute, and for those that wait most of the time. Tests marked `alone` measure, and get the machine for themselves.
+# `--dist loadfile`: a file's tests stay in one worker, with what is made once for all of them. (`loadgroup` of pytest-xdist 3.8 groups nothing on pytest 9.2.)
 COMPUTES = -n 2
 WAITS = -n 3
 # make demo: only what the command line says; an environment's CONTEXT is nobody's intent.
@@ -67,7 +68,7 @@ test: dev verify toolchains $(call MADE,$(EXAMPLES)) ## Every behaviour once: un
 	$(BIN)/pytest -m "not long" --durations=10 -v -s $(ARGS) e2e/tests
 
 test-long: dev toolchains examples ## The tests that take minutes, then the unit tests on Python 3.12
-	$(BIN)/pytest $(WAITS) --dist loadgroup -m "long and not alone" --durations=10 $(ARGS) tests
+	$(BIN)/pytest $(WAITS) --dist loadfile -m "long and not alone" --durations=10 $(ARGS) tests
 	$(BIN)/pytest -m "long and alone" --durations=10 $(ARGS) tests
 	$(BIN)/pytest -m long --durations=10 -v -s $(ARGS) e2e/tests
 	@$(MAKE) test-py312

@@ -17,7 +17,7 @@ from burnish.pipeline.workdir import WorkDir
 from burnish.plugins import registry
 from burnish.toolchains import environments
 
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("matrix")]  # one process, for the page of them all
+pytestmark = pytest.mark.long
 
 MIB = 2**20
 CALIBRATION, EVALUATION = 32, 64
