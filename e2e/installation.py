@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -65,6 +66,15 @@ class Installation:
         """No trace is left."""
         run(CLUSTER, "down", "--number", self.number)
         say("the cluster and all that ran in it are gone")
+
+    @contextlib.contextmanager
+    def pressure(self) -> Iterator[None]:
+        """The node is short of memory, and its kubelet evicts one pod after the other: of those that keep to their requests the lowest priority first."""
+        run(CLUSTER, "up", "--number", self.number, "--pressure", prefix="cluster: ")
+        try:
+            yield
+        finally:
+            run(CLUSTER, "up", "--number", self.number, prefix="cluster: ")
 
     def images(self, *also: str) -> None:
         """Build what has changed, and bring it to the node: the usual images, and those that are only built when they are named."""

@@ -199,6 +199,7 @@ def test_what_openvino_can_not_do_is_typed_and_told(found, case, reason, words):
     assert all(word in found[case]["message"] for word in words), found[case]["message"]
 
 
+@pytest.mark.alone
 def test_targets_of_both_runtimes_are_measured_each_with_its_own_passes(project, examples: Path, tmp_path):
     ran = project.run(examples / "runtimes.yaml", "--report", project.path / "report.html")
     assert ran.code == 0, ran.stderr

@@ -129,6 +129,7 @@ def test_nothing_of_any_source_ran(outcomes):
 # --- the whole way --------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_the_pytorch_example_is_served(project, examples):
     ran = project.run(examples / "pytorch.yaml")
     assert ran.code == 0, ran.stderr
