@@ -42,6 +42,13 @@ class Layer:
         kept = np.cumsum(self.singular.astype(np.float64) ** 2)
         return min(len(kept), int(np.searchsorted(kept, energy * kept[-1])) + 1)
 
+    def worth(self) -> np.ndarray:
+        """Of each singular value: the share of energy that it keeps for each multiply-accumulate that it costs; falling."""
+        import numpy as np
+
+        squared = self.singular.astype(np.float64) ** 2
+        return squared / (squared.sum() or 1.0) / (self.positions * (self.rows + self.columns))
+
     def products(self, rank: int | None = None) -> int:
         """Multiply-accumulates of one sample, whole or at this rank."""
         return self.positions * (self.rows * self.columns if rank is None else rank * (self.rows + self.columns))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
@@ -15,7 +16,6 @@ from burnish.plugins import base
 from burnish.plugins.passes import _low_rank, _training, prune
 
 ENERGY_PERCENT = 90
-_BISECTIONS = 40
 _Percent = Annotated[int, Field(ge=1, le=99)]
 
 
@@ -166,31 +166,37 @@ def _ranks(config: FactorizeConfig, layers: Sequence[_low_rank.Layer], products:
     if config.rank is not None:
         return {layer.name: config.rank for layer in layers}
     if config.macs_percent is None:
-        return _at_energy(layers, (config.energy_percent or ENERGY_PERCENT) / 100)
+        return {layer.name: layer.rank_for((config.energy_percent or ENERGY_PERCENT) / 100) for layer in layers}
     return _at_products(config.macs_percent, layers, products)
 
 
-def _at_energy(layers: Sequence[_low_rank.Layer], energy: float) -> dict[str, int]:
-    return {layer.name: layer.rank_for(energy) for layer in layers}
-
-
 def _at_products(percent: int, layers: Sequence[_low_rank.Layer], products: int) -> dict[str, int]:
-    """The ranks of the largest share of energy, the same for all layers, whose products are so few."""
+    """As many ranks as so few products allow, the ones that keep the most energy for what they cost first."""
+    worths = {layer.name: layer.worth() for layer in layers}
+    bounds = sorted({value for values in worths.values() for value in values.tolist()})
+    low, high = 0, len(bounds)
 
-    def needed(energy: float) -> int:
-        ranks = _at_energy(layers, energy)
-        return products - sum(layer.products() - layer.products(ranks[layer.name]) for layer in layers if ranks[layer.name] <= layer.largest)
+    def ranks(position: int) -> dict[str, int]:
+        """Every layer keeps what is worth at least the bound at this position, and one rank at least."""
+        bound = bounds[position] if position < len(bounds) else math.inf
+        return {name: max(1, int((values >= bound).sum())) for name, values in worths.items()}
 
-    if layers and needed(0.0) > products * percent / 100:
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _left(ranks(middle), layers, products) <= products * percent / 100 else (middle + 1, high)
+    found = ranks(low)
+    least = _left(found, layers, products) / products if products else 1.0
+    if layers and least > percent / 100:
         raise BurnishError(
             Reason.PassNotApplicable,
-            f"macsPercent: {percent} is out of reach: with every layer at rank 1 {needed(0.0) / products:.0%} of the multiply-accumulates are left; raise it",
+            f"macsPercent: {percent} is out of reach: at rank 1 of every layer {math.ceil(100 * least)} % are left; raise it",
         )
-    low, high = 0.0, 1.0
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if needed(middle) <= products * percent / 100 else (low, middle)
-    return _at_energy(layers, low)
+    return found
+
+
+def _left(ranks: Mapping[str, int], layers: Sequence[_low_rank.Layer], products: int) -> int:
+    """Multiply-accumulates of the model with these ranks, where they pay."""
+    return products - sum(layer.products() - layer.products(ranks[layer.name]) for layer in layers if ranks[layer.name] <= layer.largest)
 
 
 def _too_high(layer: _low_rank.Layer, rank: int) -> str:
