@@ -1,0 +1,68 @@
+"""Weight sharing in OpenVINO's graph: the codebook as a constant that `Gather` reads, indices of four bits where they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from burnish.plugins import base
+from burnish.plugins.runtimes import _codebook
+from burnish.plugins.runtimes import _openvino_model as ir
+from burnish.plugins.runtimes import _openvino_quantize as quantize
+from burnish.plugins.runtimes import _openvino_session as session
+
+
+def apply(step: base.Step, source: Path, target: Path, *, calibration: Sequence[base.Arrays]) -> str:
+    """Run the step; see `Runtime.apply`.
+
+    Raises:
+        BurnishError: PassNotApplicable where no weight is large enough; UnsupportedOperator; CandidateNotBuildable.
+    """
+    model = ir.read(source)
+    sharing = _codebook.Sharing(step.options)
+    with session.typed_errors("weight sharing failed"):
+        for constant in model.get_ordered_ops():
+            if constant.get_type_name() != "Constant" or constant.get_element_type().get_type_name() != "f32" or constant.data.ndim < 2:
+                continue
+            shared = sharing.share(constant.get_friendly_name(), constant.data, _channels(constant))
+            if shared is not None:
+                _put(constant, shared)
+    note = sharing.note()
+    ir.save(model, target)
+    quantize.believe(target, calibration)
+    return note
+
+
+def _channels(constant: Any) -> int:
+    """The axis of the output channels, as the first operation that uses the weight has it."""
+    user = next(iter(constant.output(0).get_target_inputs())).get_node()
+    kind = user.get_type_name()
+    if kind == "MatMul":
+        return int(constant.data.ndim) - (2 if user.get_attributes()["transpose_b"] else 1)
+    return 1 if kind == "ConvolutionBackpropData" else 0
+
+
+def _put(constant: Any, shared: _codebook.Shared) -> None:
+    """Let the users of a constant read it from the codebook."""
+    import numpy as np
+    from openvino import Type, opset8
+
+    name = constant.get_friendly_name()
+
+    def values(what: str, array: Any, kind: Any = None) -> Any:
+        made = opset8.constant(array, dtype=kind or array.dtype)
+        made.set_friendly_name(f"{name}/{what}")
+        return made
+
+    indices = values("indices", shared.indices, Type.u4 if shared.is_packed else Type.u8)
+    if shared.is_packed:
+        indices = opset8.convert(indices, "u8")
+    made = opset8.gather(values("codebook", shared.book), indices, values("axis", np.array(0, np.int32)))
+    if shared.scales is not None:
+        made = opset8.multiply(made, values("scales", shared.scales))
+    if shared.indices.shape != shared.shape:
+        made = opset8.reshape(made, values("shape", np.array(shared.shape, np.int64)), special_zero=False)
+    made.set_friendly_name(name)
+    for user in constant.output(0).get_target_inputs():
+        user.replace_source_output(made.output(0))
