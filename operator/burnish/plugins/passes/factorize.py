@@ -179,7 +179,7 @@ def _at_products(percent: int, layers: Sequence[_low_rank.Layer], products: int)
     def ranks(position: int) -> dict[str, int]:
         """Every layer keeps what is worth at least the bound at this position, and one rank at least."""
         bound = bounds[position] if position < len(bounds) else math.inf
-        return {name: max(1, int((values >= bound).sum())) for name, values in worths.items()}
+        return {name: int((values >= bound).sum()) for name, values in worths.items()}
 
     while low < high:
         middle = (low + high) // 2
