@@ -271,6 +271,12 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("-spec.passes", [{"type": "Quantize", "factorize": {}}], "spec.passes[0].factorize", "belongs to type: Factorize"),
     (
         "-spec.passes",
+        [{"type": "Factorize", "factorize": {"finetune": {"epochs": 0}}}] * 2,
+        "spec.passes",
+        "factors of factors save nothing that one lower rank would not; keep one entry",
+    ),
+    (
+        "-spec.passes",
         [{"type": "Factorize", "factorize": {"rank": 4, "energyPercent": 90}}],
         "spec.passes[0].factorize",
         "rank, energyPercent and macsPercent each decide the ranks; keep one of the three",

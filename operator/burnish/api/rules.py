@@ -82,7 +82,7 @@ _ONE_QUANTIZE = Rule(
     "holds a second Quantize, and a quantized graph is not quantized again; keep one entry (mode: Auto tries several ways)",
     ".passes",
 )
-_SHARED = (
+_TOGETHER = (
     Rule(
         "!has(self.passes) || self.passes.filter(p, p.type == 'ShareWeights').size() <= 1",
         "holds a second ShareWeights, and shared values are not shared again; keep one entry",
@@ -91,6 +91,11 @@ _SHARED = (
     Rule(
         "!has(self.passes) || !self.passes.exists(p, p.type == 'ShareWeights') || !self.passes.exists(p, p.type == 'Quantize')",
         "holds ShareWeights and Quantize, and the second would undo the first; keep one of the two",
+        ".passes",
+    ),
+    Rule(
+        "!has(self.passes) || self.passes.filter(p, p.type == 'Factorize').size() <= 1",
+        "holds a second Factorize, and factors of factors save nothing that one lower rank would not; keep one entry",
         ".passes",
     ),
 )
@@ -196,7 +201,7 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
             "holds a target whose passes train the model and there is no data for it; set spec.datasets.training, or write finetune: {epochs: 0} where it has that",
             ".targets",
         ),
-        *_SHARED,
+        *_TOGETHER,
     ),
     "Source": (
         *_options_belong_to_formats(),
@@ -220,7 +225,7 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
     "Target": (
         _ONE_QUANTIZE,
         _TRAINING_FIRST,
-        *_SHARED,
+        *_TOGETHER,
         Rule(
             f"!has(self.accelerator) || !has(self.accelerator.type) || self.accelerator.type != 'GPU' || self.runtime in {_WITH_GPUS}",
             f"such a runtime computes on CPUs here; use runtime: {' or '.join(_WITH_GPUS)} for a GPU, or accelerator type: CPU",

@@ -25,7 +25,8 @@ def apply(step: base.Step, source: Path, target: Path, *, calibration: Sequence[
         for constant in model.get_ordered_ops():
             if constant.get_type_name() != "Constant" or constant.get_element_type().get_type_name() != "f32" or constant.data.ndim < 2:
                 continue
-            shared = sharing.share(constant.get_friendly_name(), constant.data, _channels(constant))
+            user = next(iter(constant.output(0).get_target_inputs())).get_node()
+            shared = sharing.share(ir.label(user), constant.data, _channels(constant, user))
             if shared is not None:
                 _put(constant, shared)
     note = sharing.note()
@@ -34,9 +35,8 @@ def apply(step: base.Step, source: Path, target: Path, *, calibration: Sequence[
     return note
 
 
-def _channels(constant: Any) -> int:
-    """The axis of the output channels, as the first operation that uses the weight has it."""
-    user = next(iter(constant.output(0).get_target_inputs())).get_node()
+def _channels(constant: Any, user: Any) -> int:
+    """The axis of the output channels, as an operation that uses the weight has it."""
     kind = user.get_type_name()
     if kind == "MatMul":
         return int(constant.data.ndim) - (2 if user.get_attributes()["transpose_b"] else 1)
@@ -50,19 +50,21 @@ def _put(constant: Any, shared: _codebook.Shared) -> None:
 
     name = constant.get_friendly_name()
 
-    def values(what: str, array: Any, kind: Any = None) -> Any:
-        made = opset8.constant(array, dtype=kind or array.dtype)
-        made.set_friendly_name(f"{name}/{what}")
-        return made
+    def named(op: Any, what: str) -> Any:
+        op.set_friendly_name(f"{name}/{what}")
+        return op
 
-    indices = values("indices", shared.indices, Type.u4 if shared.is_packed else Type.u8)
+    def constant_of(what: str, array: Any, kind: Any = None) -> Any:
+        return named(opset8.constant(array, dtype=kind or array.dtype), what)
+
+    indices = constant_of("indices", shared.indices, Type.u4 if shared.is_packed else Type.u8)
     if shared.is_packed:
-        indices = opset8.convert(indices, "u8")
-    made = opset8.gather(values("codebook", shared.book), indices, values("axis", np.array(0, np.int32)))
+        indices = named(opset8.convert(indices, "u8"), "unpacked")
+    made = named(opset8.gather(constant_of("codebook", shared.book), indices, constant_of("axis", np.array(0, np.int32))), "values")
     if shared.scales is not None:
-        made = opset8.multiply(made, values("scales", shared.scales))
+        made = named(opset8.multiply(made, constant_of("scales", shared.scales)), "scaled")
     if shared.indices.shape != shared.shape:
-        made = opset8.reshape(made, values("shape", np.array(shared.shape, np.int64)), special_zero=False)
+        made = opset8.reshape(made, constant_of("shape", np.array(shared.shape, np.int64)), special_zero=False)
     made.set_friendly_name(name)
     for user in constant.output(0).get_target_inputs():
         user.replace_source_output(made.output(0))
