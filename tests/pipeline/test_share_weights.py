@@ -48,5 +48,5 @@ def test_passes_that_undo_each_other_are_refused_before_anything_runs(project, m
     onnx.save(make_mlp(), project.path / "model.onnx")
     ran = project.run(project.write(make_spec(passes=passes)))
     assert (ran.code, ran.failure["reason"], ran.steps) == (2, "PassNotApplicable", [])
-    assert ran.failure["field"] == "spec.passes[1]"
+    assert "spec.passes[1]" in ran.failure["message"]
     assert words in ran.failure["message"]
