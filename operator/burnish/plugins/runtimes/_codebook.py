@@ -36,11 +36,8 @@ class Shared:
     """uint8, in the layout that the scales fit."""
     scales: np.ndarray | None
     """float32, of as many axes as `indices`."""
-
-    @property
-    def is_packed(self) -> bool:
-        """Two indices fit in a byte."""
-        return len(self.book) <= PACKED and self.indices.size % 2 == 0
+    is_packed: bool
+    """Two indices go into a byte."""
 
     @property
     def size_bytes(self) -> int:
@@ -51,7 +48,12 @@ class Shared:
 class Sharing:
     """The options of a step, applied to one weight after another; counts what it saves."""
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any], *, packs: bool = True) -> None:
+        """Args:
+        options: of the step.
+        packs: the graph can hold two indices in a byte.
+        """
+        self._packs = packs
         self.clusters, self.seed = int(options["clusters"]), int(options["seed"])
         self._granularity, self._group = Granularity(options["granularity"]), int(options["groupSize"])
         self._found: list[Shared] = []
@@ -70,7 +72,7 @@ class Sharing:
         values, scales = self._scaled(weight, axis)
         book = _book(values.ravel(), self.clusters, self.seed)
         indices = np.searchsorted((book[1:] + book[:-1]) / 2, values).astype(np.uint8)
-        made = Shared(weight.shape, book, indices, scales)
+        made = Shared(weight.shape, book, indices, scales, self._packs and len(book) <= PACKED and indices.size % 2 == 0)
         self._found.append(made)
         self._plain += weight.nbytes
         self._squeezed += len(zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(np.ascontiguousarray(weight).tobytes()))

@@ -1,6 +1,6 @@
 """Weight sharing in an ONNX graph: the codebook as an initializer that `Gather` reads, two indices per byte where they fit.
 
-Opset 21 has a type of four bits, but models are mostly older; `BitShift` takes bytes apart in any that is served. ONNX Runtime folds all of it when it
+Opset 21 has a type of four bits, but models are mostly older; `BitShift` takes bytes apart in all but the oldest. ONNX Runtime folds all of it when it
 loads the model, so memory and speed are those of plain weights.
 """
 
@@ -17,8 +17,8 @@ from burnish.plugins.runtimes import _onnxruntime_quantize as quantize
 if TYPE_CHECKING:
     import numpy as np
 
-_MIN_OPSET = 13
-_NEW_OPSET = 18
+_BIT_SHIFT = 11
+"""The opset that has it; older models keep a byte per index."""
 _FLOAT = 1  # TensorProto.FLOAT
 _INT32 = 6  # TensorProto.INT32
 
@@ -32,9 +32,7 @@ def apply(step: base.Step, source: Path, target: Path, *, calibration: Sequence[
     import onnx
 
     model = onnx.load(source)
-    if quantize.versions(source)[0] < _MIN_OPSET:
-        model = onnx.version_converter.convert_version(model, _NEW_OPSET)
-    sharing = _codebook.Sharing(step.options)
+    sharing = _codebook.Sharing(step.options, packs=quantize.versions(source)[0] >= _BIT_SHIFT)
     graph = model.graph
     taken = {value.name for value in graph.output}
     kept, nodes = [], []

@@ -36,13 +36,14 @@ def _mixed(opset: int) -> onnx.ModelProto:
         "flat": np.array([-1, 392]),
         "gemm": _values(392, 33),
         "back": _values(65, 33),
+        "none": np.zeros(1, np.float32),
     }
     nodes = [
         helper.make_node("Conv", ["x", "conv"], ["a"], name="n0"),
         helper.make_node("ConvTranspose", ["a", "turned"], ["b"], name="n1"),
         helper.make_node("Reshape", ["b", "flat"], ["c"], name="n2"),
-        helper.make_node("Gemm", ["c", "gemm"], ["d"], name="n3"),
-        helper.make_node("Gemm", ["d", "back"], ["e"], name="n4", transB=1),
+        helper.make_node("Gemm", ["c", "gemm", "none"], ["d"], name="n3"),
+        helper.make_node("Gemm", ["d", "back", "none"], ["e"], name="n4", transB=1),
         helper.make_node("Constant", [], ["odd"], name="n5", value=numpy_helper.from_array(_values(65, 17), "")),
         helper.make_node("MatMul", ["e", "odd"], ["y"], name="n6"),
     ]
@@ -78,7 +79,7 @@ def _weights(path: Path, folder: Path) -> dict[str, np.ndarray]:
     return ort.open_session(folder / "seen.onnx", threads=1, optimize=False).infer(feed)
 
 
-@pytest.mark.parametrize("opset", [11, 13, 18, 21])
+@pytest.mark.parametrize("opset", [9, 11, 18, 21])
 @pytest.mark.parametrize("granularity", ["Tensor", "Channel", "Group"])
 def test_weights_hold_few_values_near_to_the_plain_ones(save: Save, tmp_path: Path, opset: int, granularity: str) -> None:
     source, target = save(_mixed(opset)), tmp_path / "model.onnx"
@@ -93,7 +94,7 @@ def test_weights_hold_few_values_near_to_the_plain_ones(save: Save, tmp_path: Pa
         assert np.linalg.norm(found - plain[name]) < 0.15 * np.linalg.norm(plain[name]), name
         different = len(np.unique(found.round(6)))
         assert different <= 16 * {"Tensor": 1, "Channel": plain[name].shape[axes[name]], "Group": plain[name].size}[granularity]
-    assert target.stat().st_size < 0.3 * source.stat().st_size
+    assert target.stat().st_size < (0.3 if opset >= 11 else 0.4) * source.stat().st_size  # before 11 a byte per index
     assert np.abs(_answer(target) - _answer(source)).max() < 0.5 * np.abs(_answer(source)).max()
 
 
