@@ -22,6 +22,7 @@ from burnish.serving import images
 FEEDS = [{"image": np.random.default_rng(i).standard_normal((1, 1, 8, 8)).astype(np.float32)} for i in range(16)]
 RUNTIME = registry.runtimes()["OpenVINO"]
 STATIC = {"transformer": False, "reduceRange": False, "keepEnds": False, "calibrationMethod": "MinMax", "excluded": []}
+SHARE = {"clusters": 16, "granularity": "Tensor", "groupSize": 32, "seed": 0}
 STEPS = {
     "static": base.Step("static", STATIC),
     "static-ends": base.Step("static", {**STATIC, "keepEnds": True}),
@@ -31,14 +32,30 @@ STEPS = {
     "int4-but": base.Step("int4", {"blockSize": 32, "excluded": ["fc"]}),
     "weights": base.Step("weights", {"excluded": []}),
     "weights-but": base.Step("weights", {"excluded": ["fc"]}),
+    "shared": base.Step("share", SHARE),
+    "shared-channel": base.Step("share", {**SHARE, "granularity": "Channel"}),
+    "shared-group": base.Step("share", {**SHARE, "granularity": "Group"}),
+    "shared-many": base.Step("share", {**SHARE, "clusters": 256}),
     "fp16": base.Step("fp16", {"excluded": []}),
     "fp16-but": base.Step("fp16", {"excluded": ["conv2"]}),
 }
 
 
+def indices(path: Path) -> dict[str, list[object]]:
+    """Weights that are read from a codebook: the type of their indices, and how many different values there are."""
+    gathers = [op for op in ir.read(path).get_ordered_ops() if op.get_type_name() == "Gather" and op.get_friendly_name().partition("/")[0] == "w2"]
+    found = {}
+    for op in gathers:
+        index = op.input_value(1).get_node()
+        constant = index if index.get_type_name() == "Constant" else index.input_value(0).get_node()
+        found["w2"] = [constant.get_element_type().get_type_name(), op.input_value(0).get_node().data.size]
+    return found
+
+
 def float_ops(path: Path) -> list[str]:
-    """Weighted operations whose weights are stored as FP32."""
-    return [ir.label(op) for op in ir.weighted_ops(ir.read(path)) if ir.weight(op).get_element_type().get_type_name() == "f32"]
+    """Weighted operations whose weights are stored as FP32; a codebook's Gather is none."""
+    ops = [op for op in ir.weighted_ops(ir.read(path)) if op.get_type_name() != "Gather"]
+    return [ir.label(op) for op in ops if ir.weight(op).get_element_type().get_type_name() == "f32"]
 
 
 def made(folder: Path, name: str) -> Path:
@@ -74,6 +91,11 @@ def controlled(folder: Path, answers, limit: str = "0.02") -> tuple[str, list[st
     feeds = [{"x": np.random.default_rng(i).standard_normal((1, 16)).astype(np.float32)} for i in range(64)]
     note = RUNTIME.apply(base.Step("static", {**STATIC, "maxDrop": limit}), folder / "mlp.onnx", target, calibration=feeds, answers=answers)
     return note, float_ops(target)
+
+
+def shared_mlp(folder: Path) -> None:
+    """A model whose weights all have fewer elements than there are clusters."""
+    RUNTIME.apply(base.Step("share", {**SHARE, "clusters": 256}), folder / "small.onnx", folder / "small" / RUNTIME.model_file, calibration=[])
 
 
 def written_to(folder: Path) -> str:
@@ -118,6 +140,8 @@ def main(folder: Path) -> dict[str, object]:
         "opset": max(int(name.removeprefix("opset")) for name in dir(openvino) if name.startswith("opset")),
         "float": {name: float_ops(path) for name, path in paths.items()},
         "bytes": {name: path.with_suffix(".bin").stat().st_size for name, path in paths.items()},
+        "indices": {name: indices(path) for name, path in paths.items() if name.startswith("shared")},
+        "shared too little": refusal(lambda: shared_mlp(folder)),
         "full disk": written_to(folder / "full") if (folder / "full").is_mount() else None,
         "controlled": controlled(folder, base.Answers(lambda outputs: [int(outputs["y"].argmax())], lambda a, b: float(a == b))),
         "uncontrollable": refusal(lambda: controlled(folder, base.Answers(lambda outputs: [object()], lambda a, b: float(a == b)), "0.5")),

@@ -102,6 +102,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, make_mlp: Callable[..., onnx
     folder = tmp_path_factory.mktemp("plugin")
     onnx.save(cnn(), folder / "cnn.onnx")
     onnx.save(with_outlier(make_mlp()), folder / "mlp.onnx")
+    onnx.save(make_mlp(hidden=10), folder / "small.onnx")
     onnx.save(unary("StringConcat", TensorProto.STRING, 2), folder / "concat.onnx")
     onnx.save(unary("Identity", TensorProto.STRING), folder / "strings.onnx")
     onnx.save(make_mlp(hidden=1024), folder / "large.onnx")
@@ -148,9 +149,29 @@ def test_excluded_nodes_and_ends_stay_float(found):
         "int4-but": ["fc"],
         "weights": [],
         "weights-but": ["fc"],
+        "shared": ["conv1", "fc"],
+        "shared-channel": ["conv1", "fc"],
+        "shared-group": ["conv1", "fc"],
+        "shared-many": ["conv1", "fc"],
         "fp16": [],
         "fp16-but": ["conv2"],
     }
+
+
+def test_shared_weights_stay_codebooks_in_the_file_with_four_bits_where_they_fit(found):
+    assert found["indices"] == {
+        "shared": {"w2": ["u4", 16]},
+        "shared-channel": {"w2": ["u4", 16]},
+        "shared-group": {"w2": ["u4", 16]},
+        "shared-many": {"w2": ["u8", 256]},
+    }
+    plain = found["bytes"]["weights"]  # 8 bits per weight, a scale per channel
+    assert found["bytes"]["shared"] < found["bytes"]["shared-channel"] < found["bytes"]["shared-group"] < plain
+
+
+def test_sharing_more_values_than_there_are_weights_is_refused_with_the_numbers(found):
+    assert found["shared too little"]["reason"] == "PassNotApplicable"
+    assert "clusters: 256 is more than any weight has elements: the largest, layer0, has 160" in found["shared too little"]["message"]
 
 
 def test_accuracy_control_puts_what_costs_back_in_float_and_nothing_else(found):

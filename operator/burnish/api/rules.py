@@ -82,6 +82,23 @@ _ONE_QUANTIZE = Rule(
     "holds a second Quantize, and a quantized graph is not quantized again; keep one entry (mode: Auto tries several ways)",
     ".passes",
 )
+_TOGETHER = (
+    Rule(
+        "!has(self.passes) || self.passes.filter(p, p.type == 'ShareWeights').size() <= 1",
+        "holds a second ShareWeights, and shared values are not shared again; keep one entry",
+        ".passes",
+    ),
+    Rule(
+        "!has(self.passes) || !self.passes.exists(p, p.type == 'ShareWeights') || !self.passes.exists(p, p.type == 'Quantize')",
+        "holds ShareWeights and Quantize, and the second would undo the first; keep one of the two",
+        ".passes",
+    ),
+    Rule(
+        "!has(self.passes) || self.passes.filter(p, p.type == 'Factorize').size() <= 1",
+        "holds a second Factorize, and factors of factors save nothing that one lower rank would not; keep one entry",
+        ".passes",
+    ),
+)
 _CPU = "(has(self.cpu) ? string(self.cpu) : '1')"
 _DIFFER = "self.all(a, self.exists_one(b, b.name == a.name))"
 
@@ -184,6 +201,7 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
             "holds a target whose passes train the model and there is no data for it; set spec.datasets.training, or write finetune: {epochs: 0} where it has that",
             ".targets",
         ),
+        *_TOGETHER,
     ),
     "Source": (
         *_options_belong_to_formats(),
@@ -207,6 +225,7 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
     "Target": (
         _ONE_QUANTIZE,
         _TRAINING_FIRST,
+        *_TOGETHER,
         Rule(
             f"!has(self.accelerator) || !has(self.accelerator.type) || self.accelerator.type != 'GPU' || self.runtime in {_WITH_GPUS}",
             f"such a runtime computes on CPUs here; use runtime: {' or '.join(_WITH_GPUS)} for a GPU, or accelerator type: CPU",
@@ -360,6 +379,19 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
         )
         for model in ("TrainingOptions", "FinetuneConfig")
     },
+    "FactorizeConfig": (
+        Rule(
+            "[has(self.rank), has(self.energyPercent), has(self.macsPercent)].filter(b, b).size() <= 1",
+            "rank, energyPercent and macsPercent each decide the ranks; keep one of the three",
+        ),
+    ),
+    "ShareWeightsConfig": (
+        Rule(
+            "!has(self.groupSize) || (has(self.granularity) && self.granularity == 'Group')",
+            "groupSize belongs to granularity: Group; remove it, or set granularity: Group",
+            ".groupSize",
+        ),
+    ),
     "AccuracyControl": (
         Rule(
             f"!self.maxDrop.matches(r'{scalars.DECIMAL_PATTERN}') || double(self.maxDrop) < 1.0",

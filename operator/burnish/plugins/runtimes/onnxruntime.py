@@ -9,9 +9,11 @@ from typing import ClassVar
 
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base
+from burnish.plugins.runtimes import _codebook
 from burnish.plugins.runtimes import _onnxruntime_lowering as lowering
 from burnish.plugins.runtimes import _onnxruntime_quantize as quantize
 from burnish.plugins.runtimes import _onnxruntime_session as ort
+from burnish.plugins.runtimes import _onnxruntime_share as share
 
 
 class OnnxRuntime(base.Runtime):
@@ -54,11 +56,13 @@ class OnnxRuntime(base.Runtime):
             )
 
     def apply(self, step: base.Step, source: Path, target: Path, *, calibration: Sequence[base.Arrays], answers: base.Answers | None = None) -> str:
-        """Run one lowered step; the result was loaded and run once before this returns.
+        """Run one lowered step; the result was loaded and run once before this returns. Sharing weights tells what it saved.
 
         Raises:
             BurnishError: CandidateNotBuildable with ONNX Runtime's message; PassNotApplicable.
         """
+        if step.kind == _codebook.STEP:
+            return share.apply(step, source, target, calibration=calibration)
         quantize.apply(step, source, target, calibration=calibration)
         return ""
 
