@@ -24,8 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 CLUSTER = ROOT / "e2e/cluster/cluster"
 START = time.monotonic()
-EXPORTERS = {"pytorch": "optimizer-torch", "resnet": "optimizer-torch", "minilm": "optimizer-torch", "keras": "optimizer-tensorflow"}
-"""Example -> the image in which its source is exported, where that is not the usual one."""
+TRAINED = ("prune", "factorize", "qat", "distill", "chain")
+"""Examples whose passes train."""
+EXPORTERS = {name: "optimizer-torch" for name in ("pytorch", "resnet", "minilm", *TRAINED)} | {"keras": "optimizer-tensorflow"}
+"""Example -> the image in which its source is exported, or its passes train, where that is not the usual one."""
 
 
 class Installation:
