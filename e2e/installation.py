@@ -26,7 +26,7 @@ CLUSTER = ROOT / "e2e/cluster/cluster"
 START = time.monotonic()
 TRAINED = ("prune", "factorize", "qat", "distill", "chain")
 """Examples whose passes train."""
-EXPORTERS = {name: "optimizer-torch" for name in ("pytorch", "resnet", "minilm", *TRAINED)} | {"keras": "optimizer-tensorflow"}
+EXPORTERS = dict.fromkeys(("pytorch", "resnet", "minilm", *TRAINED), "optimizer-torch") | {"keras": "optimizer-tensorflow"}
 """Example -> the image in which its source is exported, or its passes train, where that is not the usual one."""
 
 
