@@ -43,7 +43,11 @@ def run(name: str, folder: Path, *, store: Path | None = None) -> Run:
         folder: for the work directory, and for the store where none is given.
         store: an existing one.
     """
-    path = EXAMPLES / f"{name}.yaml"
+    return run_manifest(EXAMPLES / f"{name}.yaml", folder, store=store)
+
+
+def run_manifest(path: Path, folder: Path, *, store: Path | None = None) -> Run:
+    """As `run`, of any manifest."""
     work = folder / "work"
     command = [str(Path(sys.executable).parent / "burnish"), "run", str(path), "--store", str(store or folder / "store"), "--work", str(work)]
     started = time.perf_counter()

@@ -54,6 +54,13 @@ runtimes, one thread, interleaved blocks in one process, batch 1. Of MiniLM the 
 stands beside `quantize_static` and `nncf.quantize` called by hand on the same ONNX file with the same data, the latter also under OpenVINO's own `benchmark_app`, in turns.
 """
 
+_COMPRESSION = """## Do pruning, training for integers, factorizing and sharing weights pay?
+
+The digits CNN (0.77 M parameters, from ONNX through PyTorch), each list of passes once per seed as `burnish run` does it, then bare in ONNX Runtime, one thread, interleaved in one
+process, batch 1, against the FP32 baseline of the same run. Speeds and drops are means over seeds with the smallest and the largest; a target of the score counts each seed's own
+one-sided 95 % bound.
+"""
+
 _CONVERSIONS = """Export and build alone, each a process of its own from start to end, against scripts that do the same by hand (tests/benchmarks/convert_by_hand.py), {count} times in
 turns, medians. Burnish's export also reads the datasets, runs the source's framework on eight samples and keeps its answers; its build compares the artifact with them.
 Target: at most 10 % or 2 s slower, and at most 10 % more memory at the peak.
@@ -105,6 +112,7 @@ def render(results: Mapping[str, Figures]) -> str:
         "gate": (_GATE, _gate),
         "candidates": (_CANDIDATES, _candidates),
         "runtimes": (_RUNTIMES, _runtimes),
+        "compression": (_COMPRESSION, _compression),
         "overhead": (_OVERHEAD, _overhead),
         "controller": (_CONTROLLER, _controller),
         "serving": (_SERVING, _serving),
@@ -209,6 +217,19 @@ def _candidates(found: Figures) -> str:
 
 def _beside(row: Figures, peer: Figures) -> list[str]:
     return [figures.interval(peer["speed"]), f"{row['score']:.4f}, {peer['score']:.4f}", f"{row['bytes'] / peer['bytes']:.2f}"]
+
+
+def _compression(found: Figures) -> str:
+    headers = ["passes", "times as fast", "size / FP32", "drop of the score", "target", "met"]
+    rows = []
+    for row in found["rows"]:
+        cells = [row["case"], figures.interval(row["speed"], "x"), f"{row['size']:.2f}", figures.interval(row["drop"])]
+        for position, target in enumerate(row["targets"]):
+            rows.append([*(cells if position == 0 else [""] * len(cells)), target["what"], _met(target["met"])])
+    counted = [f"{row['case']} {row['seeds'][0]['macs']:.2f}" for row in found["rows"] if "macs" in row["seeds"][0]]
+    notes = f"Multiply-accumulates that are left, as a share of the original's: {', '.join(counted)}.\n"
+    seeds = f"{len(found['rows'][0]['seeds'])} seeds, load average after each case {', '.join(map(str, found['loadAverage']))}"
+    return "\n".join([_COMPRESSION, _table(headers, rows), notes, _machine(found["machine"], seeds)])
 
 
 def _runtimes(found: Figures) -> str:

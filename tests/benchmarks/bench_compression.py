@@ -1,0 +1,206 @@
+"""Do pruning, quantization-aware training, factorization and weight sharing pay, and how exactly, over several seeds?
+
+Each case is an example's manifest with other passes, run as `burnish run` does, once per seed; the ONNX files that it published are then measured bare in ONNX
+Runtime, one thread, interleaved blocks in one process on one CPU, at the case's batch size, against the FP32 baseline of the same run: paired ratios with 99 %
+intervals. Scores are those of all evaluation samples, with the paired one-sided 95 % bound of the drop; the table shows each seed's.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+import bare
+import example
+import figures
+import machine
+from bench_candidates import score
+from burnish import names
+from burnish.api.job_contract import BuildStepRecord, ExportRecord, StepName, TrainRecord
+from burnish.measurement import statistics
+from burnish.pipeline import samples
+from burnish.plugins.base import Session
+from burnish.plugins.runtimes import _onnxruntime_session as ort
+
+SEEDS = (0, 1, 2)
+MAX_DROP = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One list of passes on one model."""
+
+    name: str
+    example: str
+    passes: tuple[Mapping[str, Any], ...]
+    candidate: str
+    """Whose figures count."""
+    faster: float | None = None
+    """What it has to reach, as a multiple of the baseline's speed."""
+    smaller: float | None = None
+    """Largest share of the baseline's bytes."""
+    batch: int = 1
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Of the manifest's spec."""
+
+
+def _pass(kind: str, **options: Any) -> dict[str, Any]:
+    return {"type": kind, kind[0].lower() + kind[1:]: options}
+
+
+TRAINING = {"epochs": 4, "distill": {"alpha": "0.5"}}
+PRUNE = _pass("Prune", sparsityPercent=50, finetune=TRAINING)
+QAT = _pass("QuantizeAwareTrain", epochs=2, distill={"alpha": "0.5"})
+FACTORIZE = _pass("Factorize", macsPercent=30, finetune=TRAINING)
+SHARE = _pass("ShareWeights", clusters=16)
+CASES = (
+    Case("structured pruning", "prune", (PRUNE,), "prune", 3.0, 0.30),
+    Case("quantization-aware training", "prune", (QAT,), "qat", 2.5),
+    Case("SVD", "prune", (FACTORIZE,), "factorize", 1.7),
+    Case("16 clusters", "prune", (SHARE,), "shared", None, 0.30),
+    Case("pruning, then quantization-aware training", "prune", (PRUNE, QAT), "qat", None),
+)
+
+
+def run(case: Case, seed: int, folder: Path) -> example.Run:
+    """The case's manifest, run as a user does."""
+    whole = yaml.safe_load((example.EXAMPLES / f"{case.example}.yaml").read_text())
+    spec = whole["spec"]
+    for field, value in copy.deepcopy(dict(case.changes)).items():
+        spec[field] = {**spec[field], **value} if isinstance(value, dict) and isinstance(spec.get(field), dict) else value
+    for entry in (spec["source"], *spec["datasets"].values()):
+        if "uri" in entry:
+            entry["uri"] = f"file:{example.EXAMPLES / entry['uri'].removeprefix('file:')}"
+    spec["passes"] = [_seeded(entry, seed) for entry in copy.deepcopy(list(case.passes))]
+    spec["constraints"] = {"maxSlowdownPercent": 1000}
+    spec["measurement"] = {"timeout": "10s"}
+    folder.mkdir(parents=True)
+    path = folder / "case.yaml"
+    path.write_text(yaml.safe_dump(whole, sort_keys=False))
+    return example.run_manifest(path, folder)
+
+
+def _seeded(entry: dict[str, Any], seed: int) -> dict[str, Any]:
+    options = entry[entry["type"][0].lower() + entry["type"][1:]]
+    (options.get("finetune") or options)["seed"] = seed
+    return entry
+
+
+def measure(case: Case, seed: int, folder: Path, rounds: int) -> dict[str, Any]:
+    """One seed's figures."""
+    ran = run(case, seed, folder)
+    request = ran.work.load_request()
+    data = samples.open_datasets(ran.work, request, ran.work.load(StepName.export, ExportRecord).signature)
+    built = {m.name: m for m in ran.work.load(StepName.build, BuildStepRecord).models if m.directory is not None}
+    files = {name: ran.work.path(model.directory or "") / "model" / "model.onnx" for name, model in built.items()}
+    with machine.kept_to([max(os.sched_getaffinity(0))]):
+        sessions: dict[str, Session] = {name: ort.open_session(path, threads=1) for name, path in files.items()}
+        medians = bare.measure(sessions, data.feeds(bare.FEEDS * case.batch, case.batch), rounds)
+        scores = score(sessions, data, request)
+    drop = statistics.score_drop(scores[names.BASELINE], scores[case.candidate])
+    found = {
+        "seed": seed,
+        "speed": bare.interval(statistics.paired_ratio(medians[names.BASELINE], medians[case.candidate])),
+        "size": round(built[case.candidate].size_bytes / built[names.BASELINE].size_bytes, 4),
+        "score": round(float(np.mean(scores[case.candidate])), 4),
+        "baselineScore": round(float(np.mean(scores[names.BASELINE])), 4),
+        "drop": bare.interval(drop),
+        "others": {
+            name: {
+                "speed": bare.interval(statistics.paired_ratio(medians[names.BASELINE], medians[name])),
+                "score": round(float(np.mean(scores[name])), 4),
+                "chainSpeed": bare.interval(statistics.paired_ratio(medians[name], medians[case.candidate])),
+            }
+            for name in sessions
+            if name not in (names.BASELINE, case.candidate)
+        },
+    }
+    folder_of_training = ran.work.folder(StepName.train) / "record.json"
+    if folder_of_training.exists():
+        trained = ran.work.load(StepName.train, TrainRecord)
+        found["macs"] = round((trained.passes[-1].facts.macs or 0) / (trained.original.macs or 1), 4)
+        found["trainingSeconds"] = round(sum(p.usage.seconds for p in trained.passes), 1)
+    return found
+
+
+def judge(case: Case, seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The case's row: means over seeds, and whether every target is met."""
+    speeds, drops = [s["speed"]["estimate"] for s in seeds], [s["drop"]["estimate"] for s in seeds]
+    row: dict[str, Any] = {
+        "case": case.name,
+        "example": case.example,
+        "passes": [p["type"] for p in case.passes],
+        "batch": case.batch,
+        "seeds": list(seeds),
+        "speed": spread(speeds),
+        "drop": spread(drops),
+        "size": seeds[0]["size"],
+        "targets": [],
+    }
+    if case.faster is not None:
+        row["targets"].append(
+            {"what": f"at least {case.faster}x", "met": all(s["speed"]["high"] >= case.faster for s in seeds) and np.mean(speeds) >= case.faster}
+        )
+    if case.smaller is not None:
+        row["targets"].append({"what": f"at most {case.smaller:.0%} of the bytes", "met": all(s["size"] <= case.smaller for s in seeds)})
+    row["targets"].append(
+        {"what": f"within {MAX_DROP} of the score by its interval, or refused", "met": all(s["drop"]["high"] <= MAX_DROP for s in seeds)}
+    )
+    if len(case.passes) > 1:
+        slower = [name for s in seeds for name, other in s["others"].items() if other["chainSpeed"]["high"] < 1]
+        row["targets"].append({"what": "not slower than its parts, or the gate keeps those", "met": not slower, "slower": sorted(set(slower))})
+    for target in row["targets"]:
+        target["met"] = bool(target["met"])
+    return row
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Mean over seeds, with the smallest and the largest."""
+    return {"estimate": round(float(np.mean(values)), 4), "low": round(min(values), 4), "high": round(max(values), 4)}
+
+
+def main() -> None:
+    """Run, print, save."""
+    parser = figures.parser(__doc__)
+    options = parser.parse_args()
+    machine.end_cleanly_on_sigterm()
+    about, rows, load = machine.describe(), [], []
+    for case in CASES:
+        found = []
+        for seed in SEEDS[:1] if options.quick else SEEDS:
+            print(f"{case.name}, seed {seed} ...", flush=True)
+            with tempfile.TemporaryDirectory(prefix="burnish-compression-") as folder:
+                found.append(measure(case, seed, Path(folder) / "case", 20 if options.quick else 150))
+            print(json.dumps(found[-1]), flush=True)
+        load.append(machine.load_average())
+        rows.append(judge(case, found))
+    figures.print_table(
+        ["model", "passes", "speed, mean over seeds", "size", "drop of the score", "target", "met"],
+        [
+            [
+                row["example"] if position == 0 else "",
+                row["case"] if position == 0 else "",
+                figures.interval(row["speed"], "x") if position == 0 else "",
+                f"{row['size']:.2f}" if position == 0 else "",
+                figures.interval(row["drop"]) if position == 0 else "",
+                target["what"],
+                "yes" if target["met"] else "NO",
+            ]
+            for row in rows
+            for position, target in enumerate(row["targets"])
+        ],
+    )
+    figures.save("compression", {"machine": about, "loadAverage": load, "rows": rows}, quick=options.quick)
+
+
+if __name__ == "__main__":
+    main()
