@@ -12,7 +12,6 @@ from burnish.plugins.passes.quantize import CalibrationMethod, Mode, Precision, 
 ENDS_WORTHWHILE = 3
 """Weighted nodes below which nothing would be left between the first and the last."""
 NEEDS_CALIBRATION = "static quantization needs calibration data; set spec.datasets.calibration"
-_NON_SATURATING = frozenset({"AVX512-VNNI", "AVX-VNNI", "AMX"})
 
 
 def the_quantize(passes: Sequence[base.PassRequest], graph: base.GraphFacts, found: base.Objection | None) -> QuantizeConfig:
@@ -73,14 +72,9 @@ def objection(
     return None
 
 
-def saturates(hardware: base.HardwareClass) -> bool:
-    """True where 8-bit products overflow: AVX2's VPMADDUBSW adds two u8 x s8 products in 16 bits with saturation, so weights get 7 bits."""
-    return hardware.architecture == "x86-64" and not _NON_SATURATING & set(hardware.isa)
-
-
 def note(hardware: base.HardwareClass) -> str:
     """The end of a summary, where the hardware decided something."""
-    return "; 7-bit weights, as this CPU has no VNNI and its 16-bit sums saturate" if saturates(hardware) else ""
+    return "; 7-bit weights, as this CPU has no VNNI and its 16-bit sums saturate" if hardware.saturates else ""
 
 
 def count(graph: base.GraphFacts, ops: Sequence[str]) -> int:
