@@ -139,7 +139,7 @@ def words() -> dict[str, Any]:
 
 def sparse() -> dict[str, Any]:
     """Zeros of a pruned model are zeros of its integers; on a CPU whose sums saturate these have 7 bits."""
-    model, bench, _ = pruned(method="Magnitude", sparsityPercent=80)
+    model, bench, _ = pruned(module=taught(network()), method="Magnitude", sparsityPercent=80)
     zeros = [int((p == 0).sum()) for p in model.module.parameters() if p.ndim > 1]
     bench.hardware = base.HardwareClass(architecture="x86-64", vendor="GenuineIntel", isa=("AVX2",))
     made = qat.QuantizeAwareTrain().apply(qat.QuantizeAwareTrainConfig(epochs=2, batch_size=16), model, bench)
