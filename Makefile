@@ -1,6 +1,6 @@
 # Everything a person or CI needs. Each target does its own set-up, says what it does, and does nothing that is done already.
 #   PYTHON=python3.12 make test     with another interpreter (3.11 or 3.12)
-#   make test ARGS="-k identity"    arguments for pytest
+#   make test ARGS="-k identity"    arguments for pytest (-n 0: one test after the other)
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -19,6 +19,10 @@ BIN := $(VENV)/bin
 UV := .tools/uv/bin/uv
 LOCKS := operator/burnish/toolchains/locks
 ARGS ?=
+# Workers of pytest-xdist: for tests that compute, and for those that wait most of the time. Tests marked `alone` measure, and get the machine for themselves.
+# `--dist loadfile`: a file's tests stay in one worker, with what is made once for all of them. (`loadgroup` of pytest-xdist 3.8 groups nothing on pytest 9.2.)
+COMPUTES = -n 2
+WAITS = -n 3
 # make demo: only what the command line says; an environment's CONTEXT is nobody's intent.
 MODELS = digits
 CONTEXT =
@@ -56,21 +60,23 @@ demo-down: install ## End the demo's cluster and remove every trace of it (CONTE
 	@$(BIN)/python e2e/demo.py down $(ON_CONTEXT)
 
 test: dev verify toolchains $(call MADE,$(EXAMPLES)) ## Every behaviour once: unit, golden, charts, a real apiserver, the pipeline, a real cluster, in this order
-	$(BIN)/pytest -m "not long" --durations=10 $(ARGS) tests/unit tests/golden
+	$(BIN)/pytest $(COMPUTES) -m "not long" --durations=10 $(ARGS) tests/unit tests/golden
 	e2e/cluster/cluster build
-	$(BIN)/pytest -m "not long" --durations=10 $(ARGS) tests/charts tests/cluster tests/integration
-	$(BIN)/pytest -m "not long" --durations=10 $(ARGS) tests/pipeline
+	$(BIN)/pytest $(WAITS) -m "not long" --durations=10 $(ARGS) tests/charts tests/cluster tests/integration
+	$(BIN)/pytest $(COMPUTES) --dist loadfile -m "not long and not alone" --durations=10 $(ARGS) tests/pipeline
+	$(BIN)/pytest -m "not long and alone" --durations=10 $(ARGS) tests/pipeline
 	$(BIN)/pytest -m "not long" --durations=10 -v -s $(ARGS) e2e/tests
 
 test-long: dev toolchains examples ## The tests that take minutes, then the unit tests on Python 3.12
-	$(BIN)/pytest -m long --durations=10 $(ARGS) tests
+	$(BIN)/pytest $(WAITS) --dist loadfile -m "long and not alone" --durations=10 $(ARGS) tests
+	$(BIN)/pytest -m "long and alone" --durations=10 $(ARGS) tests
 	$(BIN)/pytest -m long --durations=10 -v -s $(ARGS) e2e/tests
 	@$(MAKE) test-py312
 
 test-py312: $(UV) ## The unit tests on Python 3.12, if this machine has one
 	@if python=$$($(UV) python find --no-python-downloads --no-project --system 3.12 2>/dev/null || ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.12.*/bin/python3.12 2>/dev/null | tail -1) && [ -n "$$python" ]; then \
 	  $(MAKE) dev PYTHON="$$python" VENV=.tools/venv-3.12; \
-	  .tools/venv-3.12/bin/pytest -m "not long" $(ARGS) tests/unit; \
+	  .tools/venv-3.12/bin/pytest $(COMPUTES) -m "not long" $(ARGS) tests/unit; \
 	else echo "test-py312: SKIPPED, there is no Python 3.12 on this machine: nothing was tested on it"; fi
 
 verify: dev ## Format, lint, types, layers, and that nothing generated has drifted
@@ -152,8 +158,8 @@ COMPILE = $(UV) pip compile --quiet --universal --fork-strategy fewest --python-
 
 # dev.txt is compiled first and constrains the others: what is tested is what users get.
 lock: $(UV) ## Compile the hashed locks again (UPGRADE=--upgrade: to the newest versions)
-	$(COMPILE) pyproject.toml --extra controller --extra s3 --extra onnx --extra dev --excludes $(LOCKS)/onnx-excludes.txt -o requirements/dev.txt
-	$(COMPILE) pyproject.toml --extra controller --extra s3 -c requirements/dev.txt -o requirements/burnish.txt
+	$(COMPILE) pyproject.toml --extra controller --extra s3 --extra gs --extra onnx --extra dev --excludes $(LOCKS)/onnx-excludes.txt -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra controller --extra s3 --extra gs -c requirements/dev.txt -o requirements/burnish.txt
 	$(COMPILE) pyproject.toml --extra onnx --extra openvino --excludes $(LOCKS)/onnx-excludes.txt -c requirements/dev.txt -o $(LOCKS)/onnx.txt
 	$(COMPILE) pyproject.toml --extra torch -c requirements/dev.txt --excludes $(LOCKS)/torch-excludes.txt -o $(LOCKS)/torch.txt
 	$(COMPILE) pyproject.toml --extra tensorflow -c requirements/dev.txt --excludes $(LOCKS)/tensorflow-excludes.txt -o $(LOCKS)/tensorflow.txt

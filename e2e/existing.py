@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from burnish.store import credentials, s3
-from installation import EXAMPLES, ROOT, Installation, Space, output, program, say
+from installation import EXAMPLES, Installation, Space, exporters, listed_images, output, program, say
 
 SYSTEM, MODELS = "burnish-demo", "burnish-demo-models"
 FOLDER = "burnish-demo"
@@ -57,12 +57,13 @@ class Existing(Installation):
         Raises:
             DemoError: something is missing, or in the way.
         """
-        self._ask_for_missing()
+        wanted = exporters(models)
+        self._ask_for_missing(wanted)
         self._look_for_others()
         with self._bucket():
             self.upload(*models)
-        listed = output(ROOT / "images/build", "--list", "--prefix", self.prefix).splitlines()
-        self.references = {name: reference for name, reference, _ in map(str.split, listed)}
+        listed = [image for names in ((), *((name,) for name in wanted)) for image in listed_images(*names, prefix=self.prefix)]
+        self.references = {name: reference for name, reference, _ in listed}
         self.make_namespace(MODELS)
         try:
             self.install(watchNamespaces=f"{{{MODELS}}}", **values)
@@ -118,12 +119,14 @@ class Existing(Installation):
         """Run helm on the cluster."""
         return output(tool("helm"), "--kube-context", self.context, *arguments)
 
-    def _ask_for_missing(self) -> None:
+    def _ask_for_missing(self, wanted: Sequence[str]) -> None:
+        """Raises DemoError, which names all that is missing; `wanted` are images beside the usual ones."""
         prefix = self.prefix or "registry/prefix"
+        also = "".join(f"; so does `images/build {name} --prefix {prefix}`, for these models" for name in wanted)
         missing = []
         if not self.prefix:
             missing.append(
-                f"IMAGES={prefix}: where the nodes pull from; `images/build --prefix {prefix}` builds, `images/build --prefix {prefix} --list` names what to push"
+                f"IMAGES={prefix}: where the nodes pull from; `images/build --prefix {prefix}` builds, `images/build --prefix {prefix} --list` names what to push{also}"
             )
         if not self.bucket.startswith("s3://"):
             missing.append("S3=s3://bucket/prefix: a bucket that pods and this machine reach; the demo keeps the example's files and the store there")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -52,7 +53,7 @@ class Installation:
         """
         run(CLUSTER, "up", "--number", self.number, *flags, prefix="cluster: ")
         say("cluster is up")
-        self.images(*(EXPORTERS[name] for name in models if name in EXPORTERS))
+        self.images(*exporters(models))
         self.credentials = dataclasses.replace(self.credentials, endpoint=output(CLUSTER, "s3", "--number", self.number))
         files = self.files()
         for bucket in ("models", "burnish"):
@@ -66,15 +67,23 @@ class Installation:
         run(CLUSTER, "down", "--number", self.number)
         say("the cluster and all that ran in it are gone")
 
+    @contextlib.contextmanager
+    def pressure(self) -> Iterator[None]:
+        """The node is short of memory, and its kubelet evicts one pod after the other: of those that keep to their requests the lowest priority first."""
+        run(CLUSTER, "up", "--number", self.number, "--pressure", prefix="cluster: ")
+        try:
+            yield
+        finally:
+            run(CLUSTER, "up", "--number", self.number, prefix="cluster: ")
+
     def images(self, *also: str) -> None:
         """Build what has changed, and bring it to the node: the usual images, and those that are only built when they are named."""
         listed = []
         for names in ((), *((name,) for name in also)):
             run(ROOT / "images/build", *names, prefix="images: ")
-            listed += output(ROOT / "images/build", "--list", *names).splitlines()
+            listed += listed_images(*names)
         archives = []
-        for line in listed:
-            name, reference, archive = line.split()
+        for name, reference, archive in listed:
             self.references[name] = reference
             archives.append(archive)
         run(CLUSTER, "load", "--number", self.number, *archives)
@@ -251,6 +260,17 @@ class Space:
     def remove(self) -> None:
         """The namespace and all in it."""
         self.installation.kubectl("delete", "namespace", self.name, "--wait=true", "--timeout=120s")
+
+
+def exporters(models: Sequence[str]) -> list[str]:
+    """The images that these examples need beside the usual ones."""
+    return sorted({EXPORTERS[name] for name in models if name in EXPORTERS})
+
+
+def listed_images(*names: str, prefix: str = "") -> list[tuple[str, str, str]]:
+    """Name, reference and archive of images, built or not; the usual ones where none is named."""
+    lines = output(ROOT / "images/build", "--list", *names, *(("--prefix", prefix) if prefix else ())).splitlines()
+    return [(name, reference, archive) for name, reference, archive in map(str.split, lines)]
 
 
 def example_files(name: str) -> list[Path]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Hypothesis's plugin imports it when a session ends. Python 3.11.7's ast.parse may fail ("recursion depth mismatch") when the garbage collector runs
 # code in the middle of it, and then there is garbage to collect; so it's imported now.
@@ -14,6 +16,26 @@ from burnish.api.job_contract import ArtifactConfig, ArtifactRef
 from burnish.plugins.base import DataType, HardwareClass, Signature, Tensor
 from burnish.store import artifacts
 from burnish.store.store import Store
+
+if TYPE_CHECKING:
+    from control_plane import ControlPlane
+
+
+@pytest.fixture(scope="session")
+def bare_api() -> Iterator[ControlPlane]:
+    """A control plane, one for each of pytest-xdist's workers; whether the CRD is in it is not said."""
+    sys.path.insert(0, str(Path(__file__).parent / "cluster"))
+    import control_plane
+
+    with control_plane.running() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def api(bare_api: ControlPlane) -> ControlPlane:
+    """A control plane with the CRD."""
+    bare_api.install_crd()
+    return bare_api
 
 
 @pytest.fixture

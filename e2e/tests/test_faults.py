@@ -18,6 +18,8 @@ PIPELINE = ("--selector", "burnish.dev/component=pipeline")
 SERVER = ("--selector", "burnish.dev/component=server")
 SMALL_CPU = "250m"
 """A server that is easily overloaded."""
+CRITICAL = "system-cluster-critical"
+"""PriorityClass of what the kubelet never evicts."""
 
 
 def converted(name: str = "digits", **spec: Any) -> dict[str, Any]:
@@ -38,6 +40,7 @@ def served(installation: Installation) -> Space:
     space = installation.space("without-fault")
     model = converted()
     model["spec"]["targets"][0]["resources"] |= {"cpu": SMALL_CPU}
+    model["spec"]["targets"][0]["pods"] = {"priorityClassName": CRITICAL}
     space.apply(model)
     space.wait("digits", is_ready, 600)
     return space
@@ -116,6 +119,36 @@ def test_evicted_job_goes_on_in_another_pod(space: Space, served: Space) -> None
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod["name"], "namespace": space.name}}
     space.kubectl("create", "--raw", f"/api/v1/namespaces/{space.name}/pods/{pod['name']}/eviction", "-f", "-", text=json.dumps(eviction))
     space.kubectl("wait", "--for=delete", f"pod/{pod['name']}", "--timeout=20s")  # and not when its grace of 30 s is over
+    space.wait("digits", is_ready)
+    assert _pod(space, lambda p: p["status"]["phase"] == "Succeeded")["metadata"]["uid"] != pod["uid"]
+    (job,) = space.get("jobs", "", *PIPELINE)
+    assert [owner["uid"] for owner in pod["ownerReferences"]] == [job["metadata"]["uid"]]
+    assert _artifact(space) == _artifact(served)
+    assert len(space.get("jobs")) == 2
+
+
+@pytest.fixture
+def unimportant(installation: Installation) -> Iterator[str]:
+    """Name of a PriorityClass; a pod of it is evicted before any other, and the operator, like the model that has to stay untouched, not at all."""
+    name = "unimportant"
+    installation.apply({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": -1})
+    installation.install(priorityClassName=CRITICAL)
+    yield name
+    installation.install()
+    installation.kubectl("delete", "priorityclass", name)
+
+
+@pytest.mark.long
+def test_job_evicted_by_the_kubelet_goes_on_in_another_pod(space: Space, served: Space, installation: Installation, unimportant: str) -> None:
+    """The node is short of something, and the kubelet ends the pod: not a failure either, and not one of the retries."""
+    model = published(jobs={"backoffLimit": 0})
+    model["spec"]["targets"][0]["pods"] = {"priorityClassName": unimportant}
+    space.apply(model)
+    pod = _pod(space, _works)["metadata"]
+    with installation.pressure():
+        evicted = _pod(space, lambda p: p["status"]["phase"] == "Failed")
+    assert (evicted["metadata"]["uid"], evicted["status"]["reason"]) == (pod["uid"], "Evicted")
+    assert (condition(evicted, "DisruptionTarget")["status"], condition(evicted, "DisruptionTarget")["reason"]) == ("True", "TerminationByKubelet")
     space.wait("digits", is_ready)
     assert _pod(space, lambda p: p["status"]["phase"] == "Succeeded")["metadata"]["uid"] != pod["uid"]
     (job,) = space.get("jobs", "", *PIPELINE)

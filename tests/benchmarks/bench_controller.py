@@ -314,7 +314,7 @@ def main() -> None:
     machine.end_cleanly_on_sigterm()
     about = machine.describe()
     count, reactions = (100, 20) if options.quick else (1000, 100)
-    with tempfile.TemporaryDirectory(prefix="burnish-bench-") as folder, control_plane.running("9") as api:
+    with tempfile.TemporaryDirectory(prefix="burnish-bench-") as folder, control_plane.running(9) as api:
         os.environ["KUBECONFIG"] = str(api.kubeconfig)
         api.install_crd()
         found = rate(api, Path(folder), count)

@@ -58,14 +58,6 @@ def flags() -> Callable[..., list[str]]:
     return lambda **values: sets(values)
 
 
-@pytest.fixture(scope="session")
-def api() -> Iterator[ControlPlane]:
-    """A control plane with the CRD."""
-    with control_plane.running() as found:
-        found.install_crd()
-        yield found
-
-
 @pytest.fixture
 def restricted(api: ControlPlane, request: pytest.FixtureRequest) -> Iterator[str]:
     """Name of a fresh namespace that takes Restricted pods only, and says so."""

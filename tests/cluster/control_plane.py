@@ -1,7 +1,7 @@
 """A real apiserver for tests, and a small client of it: kubectl where its answer matters, one HTTP call where only the apiserver's does.
 
 `with control_plane.running() as api:` starts etcd, apiserver, controller-manager and scheduler of `e2e/cluster/cluster` (no node: pods stay Pending) in
-five seconds, and ends them. BURNISH_TEST_CLUSTER=1 uses (and keeps) the cluster of that number.
+five seconds, and ends them. BURNISH_TEST_CLUSTER=1 uses (and keeps) the cluster of that number; of several pytest-xdist workers each takes the next one.
 """
 
 from __future__ import annotations
@@ -123,17 +123,18 @@ class ControlPlane:
 
 
 @contextlib.contextmanager
-def running(number: str = "6") -> Iterator[ControlPlane]:
+def running(number: int = 60) -> Iterator[ControlPlane]:
     """One that is up while the context lasts, and empty, unless the user named one: that one stays."""
     kept = os.environ.get("BURNISH_TEST_CLUSTER")
+    mine = str(int(kept or number) + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")))
     if kept is None:
-        _output(CLUSTER, "down", "--number", number)  # a run that was killed leaves its own
-    _output(CLUSTER, "up", "--number", kept or number, "--control-plane-only")
+        _output(CLUSTER, "down", "--number", mine)  # a run that was killed leaves its own
+    _output(CLUSTER, "up", "--number", mine, "--control-plane-only")
     try:
-        yield ControlPlane(kept or number)
+        yield ControlPlane(mine)
     finally:
         if kept is None:
-            _output(CLUSTER, "down", "--number", number)
+            _output(CLUSTER, "down", "--number", mine)
 
 
 def program(name: str) -> str:

@@ -58,6 +58,9 @@ def test_every_missing_option_is_named_with_its_cure(api: ControlPlane) -> None:
     assert done.returncode == 2
     for option in ("IMAGES=registry/prefix", "images/build --prefix", "S3=s3://bucket/prefix", *KEYS):
         assert option in done.stderr
+    assert "optimizer-" not in done.stderr
+    done = demo(api, "up", "--context", context(api), "--models", "digits", "resnet", "pytorch", "keras")
+    assert done.stderr.count("`images/build optimizer-torch --prefix") == done.stderr.count("`images/build optimizer-tensorflow --prefix") == 1
     done = demo(api, "up", "--context", context(api), *GIVEN[:2], AWS_ACCESS_KEY_ID="key")
     assert "S3=" in done.stderr and "AWS_SECRET_ACCESS_KEY in" in done.stderr
     assert "IMAGES=" not in done.stderr and "AWS_ACCESS_KEY_ID in" not in done.stderr
@@ -66,7 +69,7 @@ def test_every_missing_option_is_named_with_its_cure(api: ControlPlane) -> None:
 
 def test_bucket_that_nobody_serves_is_named(api: ControlPlane) -> None:
     """Before anything is made; with the CRD of the session out of the way."""
-    api.kubectl("annotate", "crd", CRD, "meta.helm.sh/release-namespace=burnish-demo")
+    api.kubectl("annotate", "--overwrite", "crd", CRD, "meta.helm.sh/release-namespace=burnish-demo")
     before = namespaces(api)
     try:
         done = demo(api, "up", "--context", context(api), *GIVEN, **KEYS, AWS_ENDPOINT_URL="http://127.0.0.1:9")
@@ -99,7 +102,7 @@ def test_down_removes_what_the_demo_has_made_and_no_model_of_somebody_else(api: 
     for name in ("burnish-demo", "burnish-demo-models"):
         api.kubectl("create", "namespace", name)
         api.kubectl("label", "namespace", name, "burnish.dev/demo=true")
-    api.kubectl("annotate", "crd", CRD, "meta.helm.sh/release-namespace=burnish-demo")
+    api.kubectl("annotate", "--overwrite", "crd", CRD, "meta.helm.sh/release-namespace=burnish-demo")
     try:
         api.kubectl("apply", "--namespace", namespace, "-f", ROOT / "examples/cluster/digits.yaml")
         api.kubectl("apply", "--namespace", "burnish-demo-models", "-f", ROOT / "examples/cluster/digits.yaml")

@@ -29,6 +29,7 @@ HEADER = ("Situation", "phase", "Ready", "Reconciling", "Stalled", "ServingReady
 SETTINGS = Settings.model_validate(
     {"images": {"burnish": "b:1", "optimizers": {"onnx": "o:1"}, "triton": "t:1"}, "store": {"uri": "s3://models/store"}}
 )
+OTHER_IMAGE = SETTINGS.model_copy(update={"images": SETTINGS.images.model_copy(update={"triton": "t:2"})})
 OTHER = "s3://models/other.onnx"
 
 
@@ -52,6 +53,13 @@ def edited(source: str = OTHER, **spec: object) -> World:
     world = served()
     world.edit(make_model(source, **spec))
     world.answer = lambda target: published(target, "b")
+    return world
+
+
+def with_other_image() -> World:
+    """Whoever runs Burnish changes the Triton that serves; the artifact stays what it is."""
+    world = served()
+    world.settings = OTHER_IMAGE
     return world
 
 
@@ -340,6 +348,10 @@ SITUATIONS: dict[str, Callable[[], World]] = {
     "two targets, one failed": one_failing,
     "PublishOnly": lambda: served(serving={"mode": "PublishOnly"}),
     "PublishOnly after serving": lambda: changed(serving={"mode": "PublishOnly"}),
+    "serving image changed: measuring": lambda: until_job(with_other_image(), names.COMPONENT_PIPELINE),
+    "serving image changed: rolling out": lambda: until_rollout(with_other_image()),
+    "serving image changed: done": lambda: accepted(with_other_image()),
+    "serving image changed: limit no longer holds": lambda: told(with_other_image(), State.Refused, Reason.LatencyAboveLimit),
     "scaled to zero": lambda: changed(serving={"replicas": 0}),
     "spec invalid for this release": invalid,
 }
@@ -373,7 +385,7 @@ def _serves(world: World) -> str:
 
 def _is_edited(world: World) -> bool:
     model = world.observed.model
-    return model is not None and model.spec.source.uri == OTHER
+    return (model is not None and model.spec.source.uri == OTHER) or world.settings is OTHER_IMAGE
 
 
 def table() -> str:

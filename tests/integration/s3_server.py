@@ -48,8 +48,9 @@ def _wait(url: str) -> None:
     for _ in range(200):
         try:
             opener.open(url, timeout=1)
-        except urllib.error.HTTPError:
-            return  # it answers
+        except urllib.error.HTTPError as answer:
+            answer.close()
+            return
         except OSError:
             time.sleep(0.05)
     raise TimeoutError("versitygw does not answer")

@@ -29,6 +29,7 @@ def _make(tree: Path, *arguments: str, **variables: str) -> subprocess.Completed
     return subprocess.run(["make", *arguments], cwd=tree, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.alone
 def test_install_makes_the_command_and_is_quick_when_done(tree: Path) -> None:
     first = _make(tree, "install")
     assert first.returncode == 0, first.stderr

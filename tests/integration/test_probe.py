@@ -138,7 +138,8 @@ class Pod:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.probe_port}/{path}", timeout=10) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
+            with error:
+                return error.code, error.read().decode()
         except OSError:
             return 0, ""
 

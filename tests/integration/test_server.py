@@ -249,7 +249,8 @@ def test_a_warmup_that_fails_takes_neither_the_model_nor_the_server_down(python,
         assert {name: state for name, (state, _) in states(server).items()} == {"picky": "READY", "good": "READY"}
         with pytest.raises(urllib.error.HTTPError) as caught:  # a real request's failure is one
             infer(server, "picky", x=("FP32", [1, 2], [0, 0]))
-        assert caught.value.code == 500
+        with caught.value as refusal:
+            assert refusal.code == 500
         assert infer(server, "picky", x=("FP32", [1, 2], [11, 13]))["y"] == ([1, 2], [1, 3])
 
 
@@ -271,7 +272,8 @@ def test_requests_that_are_batched_share_a_run_and_a_bad_one_fails_alone(python,
             try:
                 return infer(server, "lookup", i=("INT64", [1, 1], [index]))["y"][1]
             except urllib.error.HTTPError as error:
-                return error.code
+                with error:
+                    return error.code
 
         assert list(pool.map(ask, [0, 1, 2, 3])) == [[0], [1], [2], [3]]
         [statistics] = call(f"{server.url}/v2/models/lookup/stats")["model_stats"]
@@ -478,15 +480,14 @@ def test_kill_of_the_parent_leaves_nothing(python, tmp_path):
         print("ready", flush=True)
         time.sleep(600)
     """)
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    try:
-        assert parent.stdout.readline() == "ready\n"
-        before = shared_memory()
-        mine = {name for name in before if any(name in word for pid in processes_of(tmp_path) for word in procfs.command_line(pid))}
-        assert mine
-    finally:
-        parent.kill()
-        parent.wait()
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        try:
+            assert parent.stdout.readline() == "ready\n"
+            before = shared_memory()
+            mine = {name for name in before if any(name in word for pid in processes_of(tmp_path) for word in procfs.command_line(pid))}
+            assert mine
+        finally:
+            parent.kill()
     assert wait_until(lambda: not processes_of(tmp_path))
     assert wait_until(lambda: not mine & shared_memory())
 

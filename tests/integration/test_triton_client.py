@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -58,8 +59,9 @@ def server(tmp_path: Path) -> Iterator[TritonServer]:
 
 
 @pytest.fixture
-def client(server: TritonServer) -> TritonClient:
-    return TritonClient(server.url, timeout_s=20)
+def client(server: TritonServer) -> Iterator[TritonClient]:
+    with contextlib.closing(TritonClient(server.url, timeout_s=20)) as made:
+        yield made
 
 
 def requests(client: TritonClient) -> dict[str, list[object]]:

@@ -1,7 +1,7 @@
 """Everything that can be wrong with a manifest, a model or data: a typed reason, an exit code, a message with the cure, and nothing served.
 
 Each row makes one thing wrong in a project that is right otherwise. What the layers below say in detail has tests of its own; here it is what
-reaches the user.
+reaches the user. Most rows call `burnish`; those of downloads, and one of each kind besides, start it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,20 @@ TWO_TARGETS = [{"name": name, "runtime": "ONNXRuntime", "resources": {"cpu": "1"
 NO_DIGEST = "sha256:" + "0" * 64
 
 
+NO_NODE = {"passes": [{"type": "Quantize", "quantize": {"mode": "Dynamic", "excludedNodes": ["layer9"]}}]}
+
+
+@pytest.mark.parametrize("change", [{"source": {}}, NO_NODE], ids=["manifest", "model"])
+def test_installed_program_tells_what_a_call_tells(project, make_mlp, make_spec, change):
+    """So that the other tests here may call it."""
+    onnx.save(make_mlp(), project.path / "model.onnx")
+    manifest = project.write(make_spec(**change))
+    started, called = project.run(manifest), project.try_out(manifest)
+    assert (started.code, started.steps, started.conditions) == (called.code, called.steps, called.conditions)
+    assert started.failure | {"time": ""} == called.failure | {"time": ""}
+    assert started.stderr.splitlines()[-1] == called.stderr.splitlines()[-1]
+
+
 @pytest.fixture
 def refused(project, make_mlp, make_spec) -> Callable[..., dict[str, Any]]:
     """Runs a spec and checks what holds for every bad input; returns `lastFailure`."""
@@ -30,7 +44,8 @@ def refused(project, make_mlp, make_spec) -> Callable[..., dict[str, Any]]:
 
     def check(spec: dict[str, Any], reason: str, code: int = 2, env: dict[str, str] | None = None) -> dict[str, Any]:
         whole = make_spec(**spec)
-        ran = project.run(project.write(whole), env=env)
+        manifest = project.write(whole)
+        ran = project.run(manifest, env=env) if env else project.try_out(manifest)
         assert (ran.code, ran.failure["reason"]) == (code, reason), ran.stderr
         assert {t["name"]: (t["state"], t["reason"]) for t in ran.status["targets"]} == {t["name"]: ("Failed", reason) for t in whole["targets"]}
         assert ran.status["phase"] == "Failed"
@@ -81,7 +96,7 @@ def save(project, name: str = "data.npz", **arrays: np.ndarray) -> None:
 )
 def test_manifest_error_names_field_and_cure_and_every_target(project, make_spec, change, said):
     spec = make_spec(**change)
-    ran = project.run(project.write(spec))
+    ran = project.try_out(project.write(spec))
     assert ran.code == 2
     assert ran.failure["reason"] == "InvalidManifest"
     assert ran.object["metadata"]["name"] == "tiny"
@@ -107,7 +122,7 @@ def test_manifest_that_is_none_is_refused_with_an_object(project, content, said)
     path = project.path / "tiny.yaml"
     if content is not None:
         path.write_bytes(content)
-    ran = project.run(path)
+    ran = project.try_out(path)
     assert ran.code == 2
     assert ran.failure["reason"] == "InvalidManifest"
     assert said in ran.failure["message"]
@@ -430,13 +445,13 @@ def test_output_that_the_model_does_not_have_is_refused(refused):
     ],
 )
 def test_passes_that_no_model_could_meet_are_refused_when_the_manifest_is_read(project, make_spec, entries, reason, said):
-    ran = project.run(project.write(make_spec(passes=[{"type": "Quantize", "quantize": options} for options in entries])))
+    ran = project.try_out(project.write(make_spec(passes=[{"type": "Quantize", "quantize": options} for options in entries])))
     assert (ran.code, ran.steps, ran.failure["reason"]) == (2, [], reason)
     assert said in ran.failure["message"]
 
 
 def test_excluded_node_that_the_graph_does_not_have_is_refused(refused):
-    failure = refused({"passes": [{"type": "Quantize", "quantize": {"mode": "Dynamic", "excludedNodes": ["layer9"]}}]}, "PassNotApplicable")
+    failure = refused(NO_NODE, "PassNotApplicable")
     assert (failure["step"], "layer0" in failure["message"]) == ("export", True), "before anything is built"
 
 

@@ -154,3 +154,92 @@ def test_a_huggingface_classifier_is_judged_on_images_by_its_own_processor_and_c
         np.testing.assert_array_equal(archive["label"][:4], [3, 2, 1, 0])
     published = list((project.path / "work").rglob("*-build/artifacts/baseline/companions/preprocess.json"))
     assert json.loads(published[0].read_text())["resize"] == {"width": 8, "height": 8}
+
+
+def test_an_archive_over_https_is_read_and_plan_reaches_for_none(project: Any, make_spec: Callable[..., dict[str, Any]], site: Any) -> None:
+    onnx.save(image_model(), project.path / "model.onnx")
+    images(project.path / "train", 16, 1)
+    images(project.path / "held-out", 40, 0)
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        archive.add(project.path / "held-out", "held-out")
+    site.content = stream.getvalue()
+    how = {"resize": {"width": 4, "height": 4}, "colour": "Gray", "scale": "0.00392156862745098", **LAYOUT}
+    data = {
+        "calibration": {"uri": "file:train"},
+        "evaluation": {"uri": site.uri("ok/held-out.tar.gz?signature=hunter2"), "metric": "Agreement"},
+        "preprocess": how,
+    }
+    passes = [{"type": "Quantize", "quantize": {"mode": "Dynamic"}}]
+    spec = make_spec(datasets=data, passes=passes, constraints={"maxSlowdownPercent": 1000})
+    manifest = project.write(spec)
+
+    def planned() -> tuple[str, list[bool], list[str]]:
+        site.seen.clear()
+        found = project.burnish("plan", manifest, "--store", project.store, "-o", "json", env=site.environment)
+        assert found.code == 0, found.stderr
+        assert site.seen == [] and "hunter2" not in found.stdout + found.stderr
+        (target,) = found.object["targets"]
+        return target["plan"], [s["stored"] for s in found.object["sources"]], [s["name"] for s in target["steps"] if s["state"] == "run"]
+
+    assert planned()[:2] == ("Unknown", [False, False, False])
+    ran = project.run(manifest, "--work", project.path / "work", env=site.environment)
+    assert ran.code == 0, ran.stderr
+    assert "folders' names in sorted order: class-0=0" in ran.stderr and "hunter2" not in ran.stderr
+    (made,) = (project.path / "work").rglob("*-export/datasets/evaluation.npz")
+    with np.load(made) as archive:
+        assert archive["x"].shape == (40, 4, 4, 1)
+        np.testing.assert_array_equal(archive["label"][:5], [0, 1, 2, 3, 0])
+    assert planned() == ("Nothing", [True, True, True], [])
+
+    spec["datasets"]["evaluation"]["uri"] = "file:held-out"
+    project.write(spec)
+    assert planned()[0] == "Measure", "the folder is another dataset than the archive, and nothing is built for it"
+    (project.path / "train" / "class-0" / "0.png").unlink()
+    assert planned()[0] == "Build", "calibration is part of the artifact's key"
+
+
+def test_a_huggingface_classifier_is_judged_on_text_by_its_own_tokenizer_and_class_names(
+    project: Any, make_spec: Callable[..., dict[str, Any]]
+) -> None:
+    source = project.path / "bert"
+    script = textwrap.dedent(
+        f"""
+        import torch, transformers
+        from tokenizers import Tokenizer, models, pre_tokenizers, processors
+        torch.manual_seed(0)
+        words = {{word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "a"])}}
+        tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+        names = {{0: "negative", 1: "positive"}}
+        config = transformers.BertConfig(
+            vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=16,
+            id2label=names, label2id={{name: number for number, name in names.items()}},
+        )
+        transformers.BertForSequenceClassification(config).save_pretrained({str(source)!r})
+        transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained({str(source)!r})
+        """
+    )
+    python = environments.find("torch").python  # type: ignore[union-attr]  # the fixture made it
+    done = subprocess.run([python, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [{"text": "a good film" if n % 2 else "bad", "label": ["negative", "positive"][n % 2]} for n in range(24)]
+    (project.path / "held-out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lengths = [{"name": n, "dynamic": [{"axis": 1, "min": 1, "opt": 6, "max": 8}]} for n in ("input_ids", "attention_mask", "token_type_ids")]
+    data = {"evaluation": {"uri": "file:held-out.jsonl", "metric": "Accuracy"}}
+    manifest = project.write(make_spec(source={"uri": "file:bert"}, inputs=lengths, datasets=data))
+    ran = project.run(manifest, "--work", project.path / "work")
+    assert ran.code == 0, ran.stderr
+    assert ran.status["source"]["format"] == "HuggingFace" and "takes token ids" in ran.stderr
+    (made,) = (project.path / "work").rglob("*-export/datasets/evaluation.npz")
+    with np.load(made) as archive:
+        np.testing.assert_array_equal(archive["input_ids"][:2], [[2, 5, 3, 0, 0, 0], [2, 7, 4, 6, 3, 0]])
+        np.testing.assert_array_equal(archive["attention_mask"][:2], [[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0]])
+        np.testing.assert_array_equal(archive["label"][:4], [0, 1, 0, 1])
+    planned = project.burnish("plan", manifest, "--store", project.store, "-o", "json").object["targets"][0]
+    assert planned["plan"] == "Nothing"
+
+    (source / "tokenizer.json").unlink()
+    refused = project.run(manifest)
+    assert "tokenizer.json" in refused.failure["message"], refused.failure

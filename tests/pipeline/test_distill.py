@@ -10,6 +10,8 @@ import pytest
 from tests.pipeline.conftest import EXAMPLES, Project
 from tests.pipeline.format_outcomes import run_script
 
+from burnish.api.scalars import quantity_bytes
+
 SCRIPT = Path(__file__).with_name("distill_cases.py")
 
 
@@ -114,6 +116,6 @@ def test_chain_of_prune_distill_and_quantize_aware_train_makes_a_candidate_of_ea
     ran = project.run(project.write(spec(source, passes, 512)), timeout=580)
     found = {c["name"]: c for c in ran.target["candidates"]}
     assert set(found) == {"prune", "distill", "qat", "static"}, ran.stderr
-    assert found["qat"]["sizeBytes"] < 0.5 * found["prune"]["sizeBytes"]
+    assert quantity_bytes(found["qat"]["size"]) < 0.5 * quantity_bytes(found["prune"]["size"])
     assert "cpu train: distill: the model that the passes before left, " in ran.stderr
     assert "help" in next(line for line in ran.stderr.splitlines() if "cpu train: distill: " in line)

@@ -16,6 +16,8 @@ import onnxruntime
 import pytest
 from sklearn.metrics import f1_score
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).parents[2]
 VERDICTS = {"ScoreBelowLimit", "OutputsDiffer", "SlowerThanBaseline", "SpeedupBelowLimit", "Undecided", "LimitsHeld"}
 

@@ -63,15 +63,51 @@ def unary(operator: str, kind: int, inputs: int = 1) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
+def branching() -> onnx.ModelProto:
+    """If (OpenVINO's opset 8) over GridSample (its opset 9)."""
+    x, grid = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", [1, 2, 4, 4]), ("grid", [1, 4, 4, 2])))
+    branches = {
+        "then_branch": helper.make_node("GridSample", ["x", "grid"], ["t"]),
+        "else_branch": helper.make_node("Relu", ["x"], ["e"]),
+    }
+    graphs = {
+        name: helper.make_graph([node], name, [], [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, [1, 2, 4, 4])])
+        for name, node in branches.items()
+    }
+    ends = [helper.make_tensor_value_info("c", TensorProto.BOOL, []), x, grid, helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, 4, 4])]
+    graph = helper.make_graph([helper.make_node("If", ["c"], ["y"], **graphs)], "g", ends[:3], ends[3:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+def looping() -> onnx.ModelProto:
+    """Loop (OpenVINO's opset 5) over Gelu (its opset 7)."""
+
+    def value(name: str, kind: int, *shape: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["more"], ["again"]), helper.make_node("Gelu", ["v"], ["w"])],
+        "body",
+        [value("i", TensorProto.INT64), value("more", TensorProto.BOOL), value("v", TensorProto.FLOAT, 1, 4)],
+        [value("again", TensorProto.BOOL), value("w", TensorProto.FLOAT, 1, 4)],
+    )
+    inputs = [value("n", TensorProto.INT64), value("x", TensorProto.FLOAT, 1, 4)]
+    graph = helper.make_graph([helper.make_node("Loop", ["n", "", "x"], ["y"], body=body)], "g", inputs, [value("y", TensorProto.FLOAT, 1, 4)])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory, make_mlp: Callable[..., onnx.ModelProto]) -> dict[str, Any]:
     """What the plugin does, all of it in one process of the toolchain."""
     folder = tmp_path_factory.mktemp("plugin")
     onnx.save(cnn(), folder / "cnn.onnx")
     onnx.save(with_outlier(make_mlp()), folder / "mlp.onnx")
+    onnx.save(make_mlp(hidden=10), folder / "small.onnx")
     onnx.save(unary("StringConcat", TensorProto.STRING, 2), folder / "concat.onnx")
     onnx.save(unary("Identity", TensorProto.STRING), folder / "strings.onnx")
     onnx.save(make_mlp(hidden=1024), folder / "large.onnx")
+    onnx.save(branching(), folder / "if.onnx")
+    onnx.save(looping(), folder / "loop.onnx")
     (folder / "full").mkdir()
     mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder / "full"], capture_output=True, check=False)
     try:
@@ -93,6 +129,16 @@ def test_local_image_is_capped_to_what_openvino_loads(found):
     assert found["opset"] == images.LOCAL_CPU.max_openvino_opset
 
 
+def test_operators_in_loops_and_branches_count_for_the_opset(found):
+    assert found["opsets"] == {"cnn": 8, "if": 9, "loop": 7, "iterator": 7}
+
+
+def test_the_opset_of_an_images_onnx_runtime_is_no_limit_for_openvino(found):
+    refused = found["older onnx"]["ONNXRuntime"]
+    assert (refused["reason"], found["older onnx"]["OpenVINO"]) == ("UnsupportedOpset", {})
+    assert "opset 18" in refused["message"] and "at most opset 17" in refused["message"]
+
+
 def test_excluded_nodes_and_ends_stay_float(found):
     assert found["float"] == {
         "static": [],
@@ -103,9 +149,29 @@ def test_excluded_nodes_and_ends_stay_float(found):
         "int4-but": ["fc"],
         "weights": [],
         "weights-but": ["fc"],
+        "shared": ["conv1", "fc"],
+        "shared-channel": ["conv1", "fc"],
+        "shared-group": ["conv1", "fc"],
+        "shared-many": ["conv1", "fc"],
         "fp16": [],
         "fp16-but": ["conv2"],
     }
+
+
+def test_shared_weights_stay_codebooks_in_the_file_with_four_bits_where_they_fit(found):
+    assert found["indices"] == {
+        "shared": {"w2": ["u4", 16]},
+        "shared-channel": {"w2": ["u4", 16]},
+        "shared-group": {"w2": ["u4", 16]},
+        "shared-many": {"w2": ["u8", 256]},
+    }
+    plain = found["bytes"]["weights"]  # 8 bits per weight, a scale per channel
+    assert found["bytes"]["shared"] < found["bytes"]["shared-channel"] < found["bytes"]["shared-group"] < plain
+
+
+def test_sharing_more_values_than_there_are_weights_is_refused_with_the_numbers(found):
+    assert found["shared too little"]["reason"] == "PassNotApplicable"
+    assert "clusters: 256 is more than any weight has elements: the largest, layer0, has 160" in found["shared too little"]["message"]
 
 
 def test_accuracy_control_puts_what_costs_back_in_float_and_nothing_else(found):
@@ -154,6 +220,7 @@ def test_what_openvino_can_not_do_is_typed_and_told(found, case, reason, words):
     assert all(word in found[case]["message"] for word in words), found[case]["message"]
 
 
+@pytest.mark.alone
 def test_targets_of_both_runtimes_are_measured_each_with_its_own_passes(project, examples: Path, tmp_path):
     ran = project.run(examples / "runtimes.yaml", "--report", project.path / "report.html")
     assert ran.code == 0, ran.stderr

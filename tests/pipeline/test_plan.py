@@ -7,6 +7,8 @@ import shutil
 import pytest
 import yaml
 
+pytestmark = pytest.mark.alone
+
 
 def plan_of(project, manifest, store=None, **more):
     ran = project.burnish("plan", manifest, "--store", store or project.store, "-o", "json", **more)

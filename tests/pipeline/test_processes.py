@@ -17,6 +17,8 @@ from pathlib import Path
 import onnx
 import pytest
 
+pytestmark = pytest.mark.alone
+
 DYNAMIC = {"type": "Quantize", "quantize": {"mode": "Dynamic"}}
 END_TIMEOUT_S = 30
 

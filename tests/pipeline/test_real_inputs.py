@@ -90,6 +90,7 @@ def test_a_dense_layer_as_the_library_saves_it_answers_as_the_library_does(tmp_p
     assert same < 1e-5 < 0.1 < shuffled
 
 
+@pytest.mark.alone
 def test_resnet_example_gets_faster_and_stays_accurate_on_both_runtimes(project):
     ran = project.run(EXAMPLES / "resnet.yaml", timeout=550)
     assert ran.code == 0, ran.stderr

@@ -7,6 +7,8 @@ import os
 import pytest
 import yaml
 
+pytestmark = pytest.mark.alone
+
 LONG_AGO_S = 1_000_000_000
 
 

@@ -19,6 +19,8 @@ from burnish.api.scalars import quantity_bytes
 from burnish.api.v1alpha1.optimized_model import OptimizedModel
 from burnish.api.v1alpha1.status import Status
 
+pytestmark = pytest.mark.alone
+
 CACHED_RUN_S = 20.0
 """Far above what looking up takes, far below a measurement; `make bench` holds the real figure."""
 

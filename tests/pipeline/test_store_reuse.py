@@ -66,6 +66,7 @@ def flip(path: Path) -> None:
 # --- limits -----------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_changed_limit_is_judged_from_the_record_and_back_again(digits, project, variant):
     before = digits.first.target
     refused = project.run(variant(minSpeedup="50"))
@@ -88,6 +89,7 @@ def test_changed_limit_is_judged_from_the_record_and_back_again(digits, project,
     assert accepted.target["artifact"] == {**before["artifact"], "uri": accepted.target["artifact"]["uri"]}
 
 
+@pytest.mark.alone
 def test_serve_baseline_publishes_the_baseline_where_no_candidate_holds(digits, project, variant):
     ran = project.run(variant(minSpeedup="50", onInfeasible="ServeBaseline"))
     assert (ran.code, ran.steps) == (0, ["resolve"])
@@ -98,6 +100,7 @@ def test_serve_baseline_publishes_the_baseline_where_no_candidate_holds(digits, 
     assert json.loads((project.path / "pulled" / "artifact.json").read_text())["name"] == "baseline"
 
 
+@pytest.mark.alone
 def test_limit_below_what_the_data_can_show_is_undecided_and_says_so(project, variant):
     ran = project.run(variant(score={"maxDrop": "0.0001"}))
     assert (ran.code, ran.steps) == (4, ["resolve"]), "more rounds would not help"

@@ -117,6 +117,8 @@ def test_nothing_of_any_source_ran(outcomes):
 # --- the whole way --------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
+@pytest.mark.alone
 def test_the_keras_example_is_served(project, examples):
     ran = project.run(examples / "keras.yaml")
     assert ran.code == 0, ran.stderr

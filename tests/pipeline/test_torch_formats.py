@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,7 @@ def test_nothing_of_any_source_ran(outcomes):
 # --- the whole way --------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_the_pytorch_example_is_served(project, examples):
     ran = project.run(examples / "pytorch.yaml")
     assert ran.code == 0, ran.stderr
@@ -183,3 +185,30 @@ def test_code_of_a_trusted_program_finds_no_network_and_no_credentials(project, 
     assert met == "PermissionError"
     assert not {name for name in variables if name.startswith(("AWS_", "HF_TOKEN"))}
     assert "PATH" in os.environ
+
+
+def test_a_trusted_script_runs_where_no_network_and_no_credentials_are(project, models, make_spec, monkeypatch):
+    """A script can't tell what it meets, so it is looked at from outside while it runs."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    monkeypatch.setenv("HF_TOKEN", "hush")
+    inputs = [{"name": "image", "shape": [-1, 1, 32, 32]}]
+    running = project.start(
+        project.write(make_spec(source={"uri": f"file:{models / 'spinner.script.pt'}", "trusted": True}, inputs=inputs)),
+        "--work",
+        project.path / "work",
+    )
+    try:
+        running.wait_for("export: started")
+        end = time.monotonic() + 120
+        while not list((project.path / "work").rglob("spinning")):
+            assert time.monotonic() < end, "the script never ran"
+            time.sleep(0.1)
+        processes = [Path("/proc") / str(pid) for pid, _ in project.processes()]
+        (script,) = (p for p in processes if "libtorch_cpu" in (p / "maps").read_text())
+        assert "Seccomp:\t2\n" in (script / "status").read_text()
+        variables = {entry.partition(b"=")[0].decode() for entry in (script / "environ").read_bytes().split(b"\0")}
+    finally:
+        running.press_ctrl_c()
+        ended = running.wait()
+    assert ended.code != 0
+    assert "PATH" in variables and not {name for name in variables if name.startswith(("AWS_", "HF_TOKEN"))}

@@ -15,6 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from burnish.toolchains import environments
 
+pytestmark = pytest.mark.alone
+
 DYNAMIC = {"type": "Quantize", "quantize": {"mode": "Dynamic"}}
 
 

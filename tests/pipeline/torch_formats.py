@@ -114,6 +114,17 @@ class Writer(torch.nn.Module):
         return image.sum([1, 2, 3])
 
 
+class Spinner(torch.nn.Module):
+    """A script that says beside itself that it runs, and goes on doing so."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        torch.save(image, "spinning")
+        turns = 0
+        while turns >= 0:
+            turns += 1
+        return image.sum([1, 2, 3])
+
+
 class Evil:
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -156,6 +167,7 @@ def programs(directory: Path, canary: Path) -> None:
         torch.export.save(program, directory / f"{name}.pt2")
     torch.jit.save(torch.jit.trace(torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU()).eval(), example), directory / "net.script.pt")
     torch.jit.save(torch.jit.script(Writer(str(canary)).eval()), directory / "evil.script.pt")
+    torch.jit.save(torch.jit.script(Spinner().eval()), directory / "spinner.script.pt")
     (directory / "evil.pt2").write_bytes(infected((directory / "net.pt2").read_bytes(), f"open({str(canary)!r}, 'w').close()"))
 
 

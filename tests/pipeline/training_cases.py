@@ -273,6 +273,16 @@ def graph(nodes: list[Any], weights: dict[str, np.ndarray], shape: list[Any], ou
     return made
 
 
+def from_onnx_module(model: onnx.ModelProto) -> Any:
+    """The module that is made of a graph with the input x."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(onnx.shape_inference.infer_shapes(model), path)
+        signature = _onnx_graph.signature(onnx.load(path))
+        feeds = [{"x": np.random.default_rng(0).normal(size=[3, *signature.inputs[0].shape[1:]]).astype(np.float32)}]
+        return _onnx_torch.convert(path, signature, feeds, Path(folder), {})
+
+
 def from_onnx(model: onnx.ModelProto) -> dict[str, Any]:
     """The module that is made, and whether what it exports again answers alike."""
     with tempfile.TemporaryDirectory() as folder:

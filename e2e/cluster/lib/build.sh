@@ -12,6 +12,7 @@ module_of() { # PROGRAM: its module
     etcd | coredns | helm | versitygw | pause) echo "$1" ;;
     local-path-provisioner) echo localpath ;;
     metrics-server) echo metrics ;;
+    fake-gcs-server) echo fakegcs ;;
     *) echo "cluster: no program $1 is built here" >&2; return 1 ;;
   esac
 }

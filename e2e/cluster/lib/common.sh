@@ -20,6 +20,12 @@ else
   cgroup_pattern() { echo "pids:/$1"; }
 fi
 ours() { grep -qs "$(cgroup_pattern "$KC-sys")" "/proc/$1/cgroup"; } # a pid of one of our daemons, and not one that was given out again
+stop() { # NAME: end one daemon and wait for it
+  local p; p=$(cat "$DIR/run/$1.pid" 2>/dev/null) || return 0
+  # its cgroup tells that the pid is still ours; `kill -0` would also find an ended one not yet reaped
+  if ours "$p"; then kill "$p"; fi
+  while ours "$p"; do sleep 0.05; done
+}
 ctr_() { ctr -a "$SOCK" -n k8s.io "$@"; }
 
 need_root() { [ "$(id -u)" = 0 ] || { echo "cluster: needs root (network namespaces, cgroups, containerd); use sudo" >&2; exit 1; }; }

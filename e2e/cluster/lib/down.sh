@@ -13,12 +13,6 @@ finish() { # CGROUP SECONDS: TERM, wait, KILL
   p=$(procs "$1"); [ -z "$p" ] || kill -9 $p 2>/dev/null
   while [ -n "$(procs "$1")" ]; do sleep 0.1; done
 }
-stop() { # NAME: end one daemon and wait for it
-  local p; p=$(cat "$DIR/run/$1.pid" 2>/dev/null) || return 0
-  # its cgroup tells that the pid is still ours; `kill -0` would also find an ended one not yet reaped
-  if ours "$p"; then kill "$p"; fi
-  while ours "$p"; do sleep 0.05; done
-}
 stop kubelet                      # first, so that nothing is started again
 p=$(procs $KC); [ -z "$p" ] || kill -9 $p            # pods (their cgroup is the kubelet's cgroupRoot)
 if [ -S "$SOCK" ]; then           # forget the pods, so that their shims end

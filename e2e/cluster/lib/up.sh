@@ -37,8 +37,8 @@ run() {
   setsid nsenter --net=/run/netns/$KC sh -c 'echo $$ > "$1"; echo $$ > "$2"; shift 2; exec "$@"' \
     sh "$DIR/run/$name.pid" "$PROCS/$KC-sys/cgroup.procs" "$@" >>"$DIR/log/$name.log" 2>&1 </dev/null &
 }
-# put FILE: write stdin to it only if that changes it (kube-proxy ends when its file is rewritten)
-put() { cat > "$1.new"; if cmp -s "$1.new" "$1"; then rm "$1.new"; else mv "$1.new" "$1"; fi; }
+# put FILE: write stdin to it only if that changes it (kube-proxy ends when its file is rewritten); CHANGED tells
+put() { cat > "$1.new"; if cmp -s "$1.new" "$1"; then CHANGED=''; rm "$1.new"; else CHANGED=1; mv "$1.new" "$1"; fi; }
 # wait_for SECONDS TEXT CMD...
 wait_for() {
   local end=$((SECONDS + $1)) what=$2; shift 2
@@ -173,10 +173,13 @@ podLogsDir: $DIR/podlogs
 volumePluginDir: $DIR/kubelet/volume-plugins
 imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%}
+${PRESSURE:+evictionSoft: {memory.available: 1Ti\}
+evictionSoftGracePeriod: {memory.available: 5s\}}
 nodeStatusUpdateFrequency: 5s
 syncFrequency: 10s
 serializeImagePulls: false
 Y
+[ -z "$CHANGED" ] || stop kubelet   # one that runs has read the other; the pods go on without it
 run kubelet "$BIN/kubelet" --config="$DIR/kubelet.yaml" --kubeconfig="$DIR/kubelet.kubeconfig" \
   --root-dir="$DIR/kubelet" --hostname-override=$KC --node-ip=$NODE_IP
 put "$DIR/kube-proxy.yaml" <<Y

@@ -111,6 +111,23 @@ _ONE_QUANTIZE = Rule(
     "holds a second Quantize, and a quantized graph is not quantized again; keep one entry (mode: Auto tries several ways)",
     ".passes",
 )
+_TOGETHER = (
+    Rule(
+        "!has(self.passes) || self.passes.filter(p, p.type == 'ShareWeights').size() <= 1",
+        "holds a second ShareWeights, and shared values are not shared again; keep one entry",
+        ".passes",
+    ),
+    Rule(
+        "!has(self.passes) || !self.passes.exists(p, p.type == 'ShareWeights') || !self.passes.exists(p, p.type == 'Quantize')",
+        "holds ShareWeights and Quantize, and the second would undo the first; keep one of the two",
+        ".passes",
+    ),
+    Rule(
+        "!has(self.passes) || self.passes.filter(p, p.type == 'Factorize').size() <= 1",
+        "holds a second Factorize, and factors of factors save nothing that one lower rank would not; keep one entry",
+        ".passes",
+    ),
+)
 _CPU = "(has(self.cpu) ? string(self.cpu) : '1')"
 _DIFFER = "self.all(a, self.exists_one(b, b.name == a.name))"
 
@@ -214,6 +231,7 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
             "holds a target whose passes train the model and there is no data for it; set spec.datasets.training, or write finetune: {epochs: 0} where it has that",
             ".targets",
         ),
+        *_TOGETHER,
     ),
     "Source": (
         *_options_belong_to_formats(),
@@ -238,6 +256,7 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
         _ONE_QUANTIZE,
         _TRAINING_FIRST,
         *_PLACED,
+        *_TOGETHER,
         Rule(
             f"!has(self.accelerator) || !has(self.accelerator.type) || self.accelerator.type != 'GPU' || self.runtime in {_WITH_GPUS}",
             f"such a runtime computes on CPUs here; use runtime: {' or '.join(_WITH_GPUS)} for a GPU, or accelerator type: CPU",
@@ -405,6 +424,19 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
         ),
     ),
     **dict.fromkeys(("TrainingOptions", "FinetuneConfig", "QuantizeAwareTrainConfig"), (_LEARNING_RATE,)),
+    "FactorizeConfig": (
+        Rule(
+            "[has(self.rank), has(self.energyPercent), has(self.macsPercent)].filter(b, b).size() <= 1",
+            "rank, energyPercent and macsPercent each decide the ranks; keep one of the three",
+        ),
+    ),
+    "ShareWeightsConfig": (
+        Rule(
+            "!has(self.groupSize) || (has(self.granularity) && self.granularity == 'Group')",
+            "groupSize belongs to granularity: Group; remove it, or set granularity: Group",
+            ".groupSize",
+        ),
+    ),
     "AccuracyControl": (
         Rule(
             f"!self.maxDrop.matches(r'{scalars.DECIMAL_PATTERN}') || double(self.maxDrop) < 1.0",
@@ -464,18 +496,22 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
 _URI = (
     Rule(
         "!self.matches('^(?i)file:')",
-        "is a file of one machine, and a cluster has many; put it into a bucket (s3:), on a volume (pvc:) or on a server (https:)",
+        "is a file of one machine, and a cluster has many; put it into a bucket (s3:, gs:, az:), on a volume (pvc:) or on a server (https:)",
     ),
     Rule("!self.matches('^(?i)http:')", "is not encrypted, so anyone on the way can change it; write https:"),
     Rule(
-        "self == '' || self.matches('^(?i)(https|s3|hf|pvc|file|http):')",
-        "does not begin with a scheme that is known here; write s3://bucket/path, https://host/path, hf://org/name or pvc://claim/path",
+        "self == '' || self.matches('^(?i)(https|s3|gs|az|hf|pvc|file|http):')",
+        "does not begin with a scheme that is known here; write s3://bucket/path (gs: and az: alike), https://host/path, hf://org/name or pvc://claim/path",
     ),
     Rule(
         "!self.matches('^[A-Za-z][A-Za-z0-9+.-]*:/*[^/?#]*@')",
         "carries credentials, and a manifest is no place for them; remove the part before @, and name a Secret in spec.source.secretRef",
     ),
     Rule("!self.matches('^(?i)s3:') || self.matches('^(?i)s3://[^/?#]+/+[^/?#][^?#]*$')", "names no object; write s3://bucket/path/to/model.onnx"),
+    Rule(
+        "!self.matches('^(?i)(gs|az):') || self.matches('^(?i)(gs|az)://[^/?#]+/+[^/?#][^?#]*$')",
+        "names no object; write gs://bucket/path/to/model.onnx, or az://container/path/to/model.onnx",
+    ),
     Rule(
         r"!self.matches('^(?i)hf:') || self.matches(self.matches('^(?i)hf://datasets/')"
         r" ? r'^(?i)hf://datasets/[\w.-]+/[\w.-]+(@[^/?#\s]+)?/+[^/?#][^?#]*$' : r'^(?i)hf://[\w.-]+/[\w.-]+(@[^/?#\s]+)?(/[^?#]*)?$')",

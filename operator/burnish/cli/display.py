@@ -63,7 +63,7 @@ class PlainDisplay:
 
     def event(self, target: str, step: StepName | None, event: Event) -> None:
         """Show news."""
-        if "done" in event:
+        if "done" in event and not event.get("logged"):
             now = time.monotonic()
             if now - self._last < self.INTERVAL_S:
                 return

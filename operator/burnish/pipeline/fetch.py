@@ -20,9 +20,10 @@ from urllib.parse import unquote, urlsplit
 from burnish.api.job_contract import FileRef, SourceRecord, TreeRef
 from burnish.api.uris import scrub
 from burnish.errors import BurnishError, Reason
-from burnish.pipeline import https, hub
+from burnish.pipeline import az, gs, https, hub
+from burnish.pipeline.remote_files import RemoteFiles
 from burnish.plugins.files import Files, LocalFiles
-from burnish.store import files, trees
+from burnish.store import credentials, files, trees
 from burnish.store.credentials import Credentials
 from burnish.store.keys import source_key
 from burnish.store.store import Store
@@ -79,9 +80,8 @@ def fetch(
     """Pin what is at `uri`, and have it in the store.
 
     Args:
-        uri: `file:` (relative to `base`, or absolute), a file or a directory; `https:`, a file; `s3:`, an object or all below a prefix; `hf:`, a
-            repository of the Hugging Face Hub, or a part of it; on a
-            cluster `pvc:` (claim/path), a file or a directory.
+        uri: `file:` (relative to `base`, or absolute), a file or a directory; `https:`, a file; `s3:`, an object or all below a prefix, and so
+            `gs:` and `az:`; `hf:`, a repository of the Hugging Face Hub, or a part of it; on a cluster `pvc:` (claim/path), a file or a directory.
         base: directory that relative `file:` URIs start from: the manifest's.
         digest: what it has to be.
         refresh: `spec.source.refresh`; another text looks at a remote URI again.
@@ -108,6 +108,13 @@ def fetch(
             case "s3":
                 where = _bucket_and_key(uri)
                 return _fetch_remote(uri, store, digest, refresh, lambda: _download_s3(uri, where, store, digest, limits, progress, access))
+            case "gs":
+                where = _bucket_and_key(uri)
+                return _fetch_remote(uri, store, digest, refresh, lambda: _download_gs(uri, where, store, digest, limits, progress, access))
+            case "az":
+                where = _bucket_and_key(uri)
+                in_account = _named_with_account(uri, access)
+                return _fetch_remote(in_account, store, digest, refresh, lambda: _download_az(uri, where, store, digest, limits, progress, access))
 
 
 @contextlib.contextmanager
@@ -139,6 +146,7 @@ def look_up(uri: str, base: Path, store: Store, *, digest: str | None, refresh: 
     Raises:
         BurnishError: as `fetch`, for what is wrong with the URI or the file.
     """
+    remembered_as = uri
     with _naming(field):
         match _checked_scheme(uri, Access()):
             case "file":
@@ -150,31 +158,34 @@ def look_up(uri: str, base: Path, store: Store, *, digest: str | None, refresh: 
                 _check_https(uri)
             case "hf":
                 hub.parse(uri)
-            case "s3":
+            case "s3" | "gs":
                 _bucket_and_key(uri)
-        known = store.get_record(SOURCES, source_key(uri, digest, refresh), SourceRecord)
+            case "az":
+                _bucket_and_key(uri)
+                remembered_as = _named_with_account(uri, Access())
+        known = store.get_record(SOURCES, source_key(remembered_as, digest, refresh), SourceRecord)
         if known is not None and trees.has_tree(store, known.tree):
             return Seen(known.tree.digest, is_stored=True, files=trees.StoredFiles(store, known.tree, Path(uri).name))
         return Seen(digest, is_stored=False)
 
 
-def _checked_scheme(uri: str, access: Access) -> Literal["file", "pvc", "https", "hf", "s3"]:
+def _checked_scheme(uri: str, access: Access) -> Literal["file", "pvc", "https", "hf", "s3", "gs", "az"]:
     """The scheme of a URI that can be fetched here."""
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", uri)
     scheme = match[1].lower() if match else ""
     match scheme:
         case "file" if access.is_on_cluster:
-            wrong = f"{uri} is a file of one machine, and a cluster has many; put it into a bucket (s3:), on a volume (pvc:) or on a server (https:)"
+            wrong = f"{uri} is a file of one machine, and a cluster has many; put it into a bucket (s3:, gs:, az:), on a volume (pvc:) or on a server (https:)"
         case "pvc" if not access.is_on_cluster:
-            wrong = f"{uri} is a volume of a cluster; on this machine use file:, s3:, hf: or https:"
-        case "file" | "pvc" | "https" | "hf" | "s3":
+            wrong = f"{uri} is a volume of a cluster; on this machine use file:, s3:, gs:, az:, hf: or https:"
+        case "file" | "pvc" | "https" | "hf" | "s3" | "gs" | "az":
             return scheme
         case "http":
             wrong = f"{scrub(uri)} is not encrypted, so anyone on the way can change the model; use https:"
         case "":
             wrong = f"{scrub(uri)} has no scheme; write file:{scrub(uri)} for a file beside the manifest, or https:"
         case _:
-            wrong = f"{scheme}: is not supported; use s3:, https:, hf:, pvc: (on a cluster) or file: (on this machine)"
+            wrong = f"{scheme}: is not supported; use s3:, gs:, az:, https:, hf:, pvc: (on a cluster) or file: (on this machine)"
     raise BurnishError(Reason.InvalidManifest, wrong)
 
 
@@ -242,7 +253,9 @@ def _download_https(uri: str, store: Store, digest: str | None, limits: FetchLim
     token = access.credentials.token if access.credentials is not None and access.credentials.covers(uri) else ""
     progress(f"fetching {scrub(uri)}")
     with store.scratch() as scratch:
-        chunks = https.download(uri, max_bytes=limits.max_bytes, clock=clock, token=token, is_private_allowed=access.has_private_addresses)
+        chunks = https.download(
+            uri, max_bytes=limits.max_bytes, clock=clock, headers=https.bearer(token), is_private_allowed=access.has_private_addresses
+        )
         for chunk, announced in chunks:
             scratch.write(chunk)
             if announced:
@@ -255,27 +268,71 @@ def _download_https(uri: str, store: Store, digest: str | None, limits: FetchLim
 def _download_hub(
     uri: str, wanted: hub.Repository, store: Store, digest: str | None, limits: FetchLimits, progress: Progress, access: Access
 ) -> TreeRef:
-    from burnish.store import credentials
-
-    keys = access.credentials if access.credentials is not None else credentials.read_environment()
-    _check_covered(uri, keys)
+    keys = _keys_for(uri, access)
     clock = https.Clock(limits.total_seconds, limits.idle_seconds)
     place = hub.Hub(clock, (keys.hub or hub.HUB).rstrip("/"), keys.token, access.has_private_addresses)
-    listing = place.list_files(uri, wanted)
-    progress(f"fetching {uri} at commit {listing.commit[:12]}")
-    _check_listing(uri, {entry.path: {"size": entry.size} for entry in listing.files}, limits)
-    total, done, refs = sum(entry.size for entry in listing.files), 0, []
-    for entry in sorted(listing.files, key=lambda entry: entry.path):
+    return _download_found(uri, place.find(uri, wanted, max_bytes=limits.max_bytes), store, digest, limits, progress)
+
+
+def _download_gs(
+    uri: str, where: tuple[str, str], store: Store, digest: str | None, limits: FetchLimits, progress: Progress, access: Access
+) -> TreeRef:
+    keys = _keys_for(uri, access)
+    keys = keys if access.credentials is not None else credentials.with_google_file(keys)
+    clock = https.Clock(limits.total_seconds, limits.idle_seconds)
+    account = gs.ServiceAccount(keys.google_key, clock, access.has_private_addresses)
+    bucket = gs.Bucket(uri, where[0], account, _endpoint(keys.google_endpoint, "STORAGE_EMULATOR_HOST") or gs.ENDPOINT)
+    return _download_found(uri, bucket.find(where[1], max_bytes=limits.max_bytes, max_files=limits.max_files), store, digest, limits, progress)
+
+
+def _download_az(
+    uri: str, where: tuple[str, str], store: Store, digest: str | None, limits: FetchLimits, progress: Progress, access: Access
+) -> TreeRef:
+    keys = _keys_for(uri, access)
+    endpoint = _endpoint(keys.azure_endpoint, "AZURE_STORAGE_SERVICE_ENDPOINT")
+    account = az.Account(keys.azure_account, keys.azure_key, keys.azure_sas, endpoint)
+    clock = https.Clock(limits.total_seconds, limits.idle_seconds)
+    container = az.Container(uri, where[0], account, clock, access.has_private_addresses)
+    return _download_found(uri, container.find(where[1], max_bytes=limits.max_bytes, max_files=limits.max_files), store, digest, limits, progress)
+
+
+def _named_with_account(uri: str, access: Access) -> str:
+    """What an az: source is remembered by: containers of two accounts may have one name."""
+    keys = access.credentials if access.credentials is not None else credentials.read_environment()
+    return f"{uri}#{keys.azure_account}@{keys.azure_endpoint}"
+
+
+def _endpoint(url: str, name: str) -> str:
+    if url and not url.lower().startswith("https://"):
+        raise BurnishError(Reason.SourceUnavailable, f"{name} is no https: address, and models are fetched from no other; write https://host")
+    return url.rstrip("/")
+
+
+def _download_found(uri: str, found: RemoteFiles, store: Store, digest: str | None, limits: FetchLimits, progress: Progress) -> TreeRef:
+    """Each file of what a place listed, held to its word and to the limits."""
+    progress(f"fetching {uri}{' at ' if found.version else ''}{found.version}")
+    _check_listing(uri, {file.path: {"size": file.size} for file in found.files}, limits)
+    total, done, refs = sum(file.size for file in found.files), 0, []
+    for file in sorted(found.files, key=lambda file: file.path):
         with store.scratch() as scratch:
-            for chunk, _ in place.download(uri, wanted, listing.commit, entry.path, limits.max_bytes):
+            for chunk, _ in file.download():
                 scratch.write(chunk)
                 progress(f"fetching {uri}", done=(done + scratch.size) / total if total else 0.0)
-            if scratch.size != entry.size:
-                raise BurnishError(Reason.SourceIncomplete, f"{uri}: {entry.path} has {scratch.size} bytes, the Hub lists {entry.size}; try again")
-            relative = entry.path.removeprefix(wanted.path).lstrip("/") if listing.is_directory else _file_name(entry.path)
-            refs.append(FileRef(path=relative, digest=store.publish_blob(scratch), size=scratch.size))
+            if scratch.size != file.size:
+                raise BurnishError(Reason.SourceIncomplete, f"{uri}: {file.path} has {scratch.size} bytes, and {file.size} are listed; try again")
+            if not found.is_directory:
+                _check_pin(uri, scratch.digest, digest)
+            path = file.path if found.is_directory else _file_name(file.path)
+            refs.append(FileRef(path=path, digest=store.publish_blob(scratch), size=scratch.size))
             done += scratch.size
-    return _tree_of(uri, refs, digest, is_directory=listing.is_directory)
+    return _tree_of(uri, refs, digest, is_directory=found.is_directory)
+
+
+def _keys_for(uri: str, access: Access) -> Credentials:
+    """The credentials that may be sent there."""
+    keys = access.credentials if access.credentials is not None else credentials.read_environment()
+    _check_covered(uri, keys)
+    return keys
 
 
 def _check_covered(uri: str, keys: Credentials) -> None:
@@ -299,18 +356,17 @@ def _bucket_and_key(uri: str) -> tuple[str, str]:
             Reason.InvalidManifest, f"{scrub(uri)} carries credentials, and a manifest is no place for them; name a Secret in spec.source.secretRef"
         )
     bucket, key = parts.netloc, parts.path.strip("/")
-    if not bucket or not key or parts.query or parts.fragment:
-        raise BurnishError(Reason.InvalidManifest, f"{scrub(uri)} names no object; write s3://bucket/path/to/model.onnx")
+    if not bucket or not key or parts.query or parts.fragment or ".." in key.split("/"):
+        raise BurnishError(Reason.InvalidManifest, f"{scrub(uri)} names no object; write {parts.scheme}://bucket/path/to/model.onnx")
     return bucket, key
 
 
 def _download_s3(
     uri: str, where: tuple[str, str], store: Store, digest: str | None, limits: FetchLimits, progress: Progress, access: Access
 ) -> TreeRef:
-    from burnish.store import credentials, s3
+    from burnish.store import s3
 
-    keys = access.credentials if access.credentials is not None else credentials.read_environment()
-    _check_covered(uri, keys)
+    keys = _keys_for(uri, access)
     progress(f"fetching {uri}")
     path = "/".join(where)
     with _s3_errors(uri):

@@ -7,6 +7,7 @@ addresses are out of bounds, it is the address that was connected to that counts
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.client
 import ipaddress
@@ -15,8 +16,9 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from email.message import Message
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -29,7 +31,22 @@ _CHUNK_BYTES = 2**20
 _PEEK_SECONDS = 0.5
 _RESUMPTIONS = 5
 """In a row, each of which has to bring something."""
-_NOT_FOUND, _FORBIDDEN = {404, 410}, {401, 403, 407}
+_NOT_FOUND, _CHANGED = {404, 410}, 412
+_FORBIDDEN = {401, 403, 407, 409}
+"""409 is what Azure answers whom it doesn't know, where nothing is public."""
+_MAX_ANSWER_BYTES = 64 * 1024
+
+
+Headers = Callable[[int], Mapping[str, str]]
+"""From the byte that a request starts at, to the headers that go to the URI's own host and no other."""
+
+
+def bearer(token: str) -> Headers:
+    """`Authorization: Bearer`, where there is a token."""
+    return lambda start: {"Authorization": f"Bearer {token}"} if token else {}
+
+
+_NOBODY = bearer("")
 
 
 @dataclass
@@ -129,7 +146,7 @@ def _opener(clock: Clock, *, is_private_allowed: bool) -> urllib.request.OpenerD
 
 
 def download(
-    uri: str, *, max_bytes: int, clock: Clock, token: str = "", is_private_allowed: bool = True
+    uri: str, *, max_bytes: int, clock: Clock, headers: Headers = _NOBODY, is_pinned: bool = False, is_private_allowed: bool = True
 ) -> Iterator[tuple[bytes, int | None]]:  # fmt: skip
     """Yield the body in pieces, each with the announced length where there is one. What is cut off is resumed, if it is still the same file.
 
@@ -137,24 +154,22 @@ def download(
         uri: https.
         max_bytes: most that is accepted.
         clock: when it has to be over.
-        token: sent as `Authorization: Bearer` to the URI's own host.
+        headers: what the URI's own host is sent, and no other.
+        is_pinned: the URI or the headers name one version, so what is cut off needs no ETag to be resumed.
         is_private_allowed: whether loopback, link-local and private addresses may be connected to.
 
     Raises:
         BurnishError: SourceNotFound (404, 410), SourceForbidden (401, 403), SourceUnavailable (other answers, no connection, TLS), SourceTimeout,
-            SourceTooLarge (more than `max_bytes`, or than announced), SourceIncomplete (less than announced, or cut off), UnsafeSource (a redirect
-            to anything but https, or a private address), InvalidManifest (no URI that can be asked for).
+            SourceTooLarge (more than `max_bytes`, or than announced), SourceIncomplete (less than announced, cut off, or another version: 412),
+            UnsafeSource (a redirect to anything but https, or a private address), InvalidManifest (no URI that can be asked for).
     """
     name = scrub(uri)
     opener = _opener(clock, is_private_allowed=is_private_allowed)
     received, validator, useless = 0, "", 0
-    try:
+    with _naming_faults(name, clock):
         while True:
-            request = urllib.request.Request(uri)  # noqa: S310  # https only: the opener has no other handler
-            if token:
-                request.add_unredirected_header("Authorization", f"Bearer {token}")
-            if received:
-                request.add_header("Range", f"bytes={received}-")
+            request = _request(uri, headers, start=received)
+            if received and not is_pinned:
                 request.add_header("If-Range", validator)
             before = received
             try:
@@ -170,12 +185,51 @@ def download(
                 return
             except BurnishError as error:
                 useless = 0 if received > before else useless + 1
-                if error.reason is not Reason.SourceIncomplete or not validator or not received or useless >= _RESUMPTIONS:
+                if error.reason is not Reason.SourceIncomplete or not (validator or is_pinned) or not received or useless >= _RESUMPTIONS:
                     raise
+
+
+def look(uri: str, *, clock: Clock, headers: Headers = _NOBODY, is_private_allowed: bool = True) -> Message:
+    """The headers of the answer to HEAD.
+
+    Raises:
+        BurnishError: as `download`.
+    """
+    request = _request(uri, headers, method="HEAD")
+    with _naming_faults(scrub(uri), clock), _opener(clock, is_private_allowed=is_private_allowed).open(request, timeout=clock.next_wait()) as answer:
+        return answer.headers  # type: ignore[no-any-return]
+
+
+def post(uri: str, form: bytes, *, clock: Clock, is_private_allowed: bool = True) -> bytes:
+    """The answer to a form, 64 KiB of it at most.
+
+    Raises:
+        BurnishError: as `download`; SourceForbidden also for an answer of 400, which is what OAuth refuses with (RFC 6749, 5.2).
+    """
+    request = _request(uri, lambda _: {"Content-Type": "application/x-www-form-urlencoded"}, method="POST", data=form)
+    opener = _opener(clock, is_private_allowed=is_private_allowed)
+    with _naming_faults(scrub(uri), clock, refusals={400}), opener.open(request, timeout=clock.next_wait()) as answer:
+        return bytes(answer.read(_MAX_ANSWER_BYTES))
+
+
+def _request(uri: str, headers: Headers, *, start: int = 0, method: str = "GET", data: bytes | None = None) -> urllib.request.Request:
+    request = urllib.request.Request(uri, method=method, data=data)  # noqa: S310  # https only: the opener has no other handler
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+    for header, value in headers(start).items():
+        request.add_unredirected_header(header, value)
+    return request
+
+
+@contextlib.contextmanager
+def _naming_faults(name: str, clock: Clock, refusals: frozenset[int] | set[int] = frozenset()) -> Iterator[None]:
+    """What goes wrong on the way, with its reason."""
+    try:
+        yield
     except urllib.error.HTTPError as error:
         error.close()
         _check_redirect(name, error.headers.get("Location") or "")  # some schemes urllib itself refuses
-        _raise_for_status(error.code, name)
+        _raise_for_status(403 if error.code in refusals else error.code, name)
     except (http.client.InvalidURL, UnicodeError) as error:
         raise BurnishError(Reason.InvalidManifest, f"{name} is not a valid URI; percent-encode what is not plain text") from error
     except urllib.error.URLError as error:
@@ -236,6 +290,8 @@ def _raise_for_status(code: int, name: str) -> NoReturn:
         raise BurnishError(
             Reason.SourceForbidden, f"{name} may not be read (HTTP {code}); use a URI that needs no credentials, or a pre-signed one"
         ) from None
+    if code == _CHANGED:
+        raise BurnishError(Reason.SourceIncomplete, f"{name} changed while it was read; try again when nobody writes it") from None
     if 300 <= code < 400:
         raise BurnishError(
             Reason.SourceUnavailable, f"{name} redirects in a circle, more than {MAX_REDIRECTS} times, or nowhere (HTTP {code}); use the final URI"

@@ -7,15 +7,16 @@ library would do the same with a cache and a transfer program of its own.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 from burnish.api.uris import scrub
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import https
+from burnish.pipeline.remote_files import Pieces, RemoteFile, RemoteFiles
 
 HUB = "https://huggingface.co"
 _MAX_LISTING_BYTES = 32 * 2**20
@@ -63,12 +64,29 @@ class Hub:
     token: str = dataclasses.field(default="", repr=False)
     is_private_allowed: bool = True
 
-    def list_files(self, uri: str, wanted: Repository) -> Listing:
+    def find(self, uri: str, wanted: Repository, *, max_bytes: int) -> RemoteFiles:
         """What is there.
 
+        Args:
+            uri: for messages.
+            wanted: what it names.
+            max_bytes: most that one file may hold.
+
         Raises:
-            BurnishError: SourceNotFound, SourceForbidden, and what `https.download` raises.
+            BurnishError: SourceNotFound, SourceForbidden, UnsafeSource, and what `https.download` raises.
         """
+        listing = self._list_files(uri, wanted)
+        files = [
+            RemoteFile(
+                entry.path.removeprefix(wanted.path).lstrip("/") if listing.is_directory else entry.path,
+                entry.size,
+                functools.partial(self._download, uri, wanted, listing.commit, entry.path, max_bytes),
+            )
+            for entry in listing.files
+        ]
+        return RemoteFiles(files, listing.is_directory, f"commit {listing.commit[:12]}")
+
+    def _list_files(self, uri: str, wanted: Repository) -> Listing:
         place = f"{self.endpoint}/api/{wanted.kind or 'models/'}{wanted.name}/revision/{quote(wanted.revision, safe='')}?blobs=true"
         body = b"".join(chunk for chunk, _ in self._get(uri, place, _MAX_LISTING_BYTES))
         try:
@@ -79,13 +97,14 @@ class Hub:
             raise BurnishError(Reason.SourceUnavailable, f"the Hub's answer about {uri} is none that is known; check HF_ENDPOINT") from error
         return _select(uri, wanted, commit, found)
 
-    def download(self, uri: str, wanted: Repository, commit: str, path: str, max_bytes: int) -> Iterator[tuple[bytes, int | None]]:
-        """The pieces of one file; see `https.download`."""
+    def _download(self, uri: str, wanted: Repository, commit: str, path: str, max_bytes: int) -> Pieces:
         return self._get(uri, f"{self.endpoint}/{wanted.kind}{wanted.name}/resolve/{commit}/{quote(path)}", max_bytes)
 
-    def _get(self, uri: str, place: str, max_bytes: int) -> Iterator[tuple[bytes, int | None]]:
+    def _get(self, uri: str, place: str, max_bytes: int) -> Pieces:
         try:
-            yield from https.download(place, max_bytes=max_bytes, clock=self.clock, token=self.token, is_private_allowed=self.is_private_allowed)
+            yield from https.download(
+                place, max_bytes=max_bytes, clock=self.clock, headers=https.bearer(self.token), is_private_allowed=self.is_private_allowed
+            )
         except BurnishError as error:
             if error.reason is Reason.SourceForbidden:  # the Hub says so of what isn't there, too
                 cure = (

@@ -14,7 +14,7 @@ from typing import Any, Self
 from burnish.pipeline import ahead
 from burnish.pipeline.confined_process import ChildExit, ConfinedProcess, Ending, Limits, end_all
 from burnish.pipeline.progress import DESCRIPTOR_VARIABLE
-from burnish.store.credentials import KEYS
+from burnish.store.credentials import KEYS, SOURCE_VARIABLES
 
 __all__ = ["Child", "ChildExit", "Ending", "Limits", "child_environment", "end_all"]
 
@@ -32,10 +32,10 @@ def child_environment(*, downloads: bool = False, uses_store: bool = False) -> d
     """The environment for a step: what programs need to run at all, and telemetry off.
 
     Args:
-        downloads: whether it fetches from the network.
+        downloads: whether it fetches from the network, and so needs the sources' credentials.
         uses_store: whether it reaches the store, and so needs the credentials of one on S3. Never where a model's code runs.
     """
-    names = (*PASSED_ON, *(PROXIES if downloads else ()), *(KEYS if uses_store else ()))
+    names = (*PASSED_ON, *((*PROXIES, *SOURCE_VARIABLES) if downloads else ()), *(KEYS if uses_store else ()))
     ours = {name: os.environ[name] for name in names if name in os.environ}
     return {**ours, "ORT_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
 

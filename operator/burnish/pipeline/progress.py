@@ -18,6 +18,8 @@ class Event(TypedDict, total=False):
     done: float
     """Fraction of the step that is done, 0 to 1, where that is known."""
     warning: bool
+    logged: bool
+    """Worth a line of its own although it has `done`."""
 
 
 def emit(text: str, *, done: float | None = None, warning: bool = False, logged: bool = False) -> None:
@@ -27,6 +29,8 @@ def emit(text: str, *, done: float | None = None, warning: bool = False, logged:
         event["done"] = round(done, 4)
     if warning:
         event["warning"] = True
+    if logged:
+        event["logged"] = True
     descriptor = os.environ.get(DESCRIPTOR_VARIABLE)
     if descriptor is None:
         if done is None or logged:

@@ -60,6 +60,8 @@ class _Chain:
     """A model on its way through the passes."""
 
     def __init__(self, work: WorkDir, request: PipelineRequest, exported: ExportRecord, ours: plugins.Team) -> None:
+        import torch
+
         self.work, self.request, self.exported, self.team = work, request, exported, ours
         self.folder = work.folder(StepName.train)
         if ours.rank:
@@ -74,6 +76,8 @@ class _Chain:
         self.lesson = self._lesson(training)
         self.calibration = self._calibration(training)
         self.original = self._facts(self.model, self.path, self.first)
+        if (self.original.macs or 0) < SMALL:
+            torch.set_num_threads(1)
         self.passes: list[TrainedPass] = []
         self.memory = checkpoints.Memory(work, request)
 
@@ -221,6 +225,8 @@ class _Chain:
         return total // 2 // batch if total else None
 
 
+SMALL = 5_000_000
+"""Multiply-accumulates below which threads wait for each other longer than they work."""
 CALIBRATION = 256
 """Feeds of which passes see the activations."""
 

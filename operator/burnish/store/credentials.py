@@ -15,8 +15,13 @@ from burnish.errors import BurnishError, Reason
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL")
 HUB = "HF_ENDPOINT"
+GOOGLE = ("GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST")
+AZURE = ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SERVICE_ENDPOINT")
+SOURCE_VARIABLES = ("HF_TOKEN", HUB, *GOOGLE, *AZURE)
+"""Of a user's environment, beside `KEYS`; only what fetches sources gets them."""
 URI_PREFIX = "uriPrefix"
 TOKEN = "token"  # noqa: S105  # a key's name
+_ALL = (*KEYS, HUB, URI_PREFIX, TOKEN, *GOOGLE, *AZURE)
 _MAX_BYTES = 64 * 1024
 
 
@@ -34,6 +39,14 @@ class Credentials:
     """URL of an S3-compatible server; empty = Amazon's."""
     hub: str = ""
     """URL of a Hub other than Hugging Face's own."""
+    google_key: str = dataclasses.field(default="", repr=False)
+    """Of a service account: the JSON text; from an environment the path of its file."""
+    google_endpoint: str = ""
+    azure_account: str = ""
+    azure_key: str = dataclasses.field(default="", repr=False)
+    azure_sas: str = dataclasses.field(default="", repr=False)
+    azure_endpoint: str = ""
+    """URLs of what speaks Google's or Azure's interface; empty = theirs."""
     uri_prefix: str = ""
     """The URIs that these may be sent to; empty = any."""
 
@@ -53,11 +66,11 @@ def read_secret(directory: Path, *, field: str) -> Credentials:
     Raises:
         BurnishError: SecretNotFound, where there is nothing.
     """
-    found = [name for name in (*KEYS, HUB, URI_PREFIX, TOKEN) if (directory / name).is_file()]
+    found = [name for name in _ALL if (directory / name).is_file()]
     if not found:
         raise BurnishError(
             Reason.SecretNotFound,
-            f"the Secret is not in this namespace, or has none of the keys {', '.join((*KEYS[:2], TOKEN))}; make it "
+            f"the Secret is not in this namespace, or has none of the keys {', '.join((*KEYS[:2], TOKEN, GOOGLE[0], AZURE[0]))}; make it "
             "(kubectl create secret generic NAME --from-literal=AWS_ACCESS_KEY_ID=... --from-literal=AWS_SECRET_ACCESS_KEY=... "
             "--from-literal=AWS_ENDPOINT_URL=...)",
             field=field,
@@ -66,9 +79,25 @@ def read_secret(directory: Path, *, field: str) -> Credentials:
 
 
 def read_environment() -> Credentials:
-    """Those of the user's own environment, as the AWS command line and Hugging Face's read it."""
-    names = {**{name: name for name in KEYS}, HUB: HUB, TOKEN: "HF_TOKEN"}
+    """Those of the user's own environment, as the command lines of the clouds and Hugging Face's read it."""
+    names = {**{name: name for name in _ALL if name != URI_PREFIX}, TOKEN: "HF_TOKEN"}
     return _build(lambda name: os.environ.get(names[name], "") if name in names else "")
+
+
+def with_google_file(found: Credentials) -> Credentials:
+    """Those of an environment with the content of the file that it names.
+
+    Raises:
+        BurnishError: SourceForbidden, where it can't be read.
+    """
+    if not found.google_key:
+        return found
+    try:
+        content = Path(found.google_key).read_bytes()[:_MAX_BYTES]
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise BurnishError(Reason.SourceForbidden, f"the file that {GOOGLE[0]} names can't be read ({why}); correct the variable") from None
+    return dataclasses.replace(found, google_key=content.decode(errors="replace"))
 
 
 def _build(value: Callable[[str], str]) -> Credentials:
@@ -79,6 +108,12 @@ def _build(value: Callable[[str], str]) -> Credentials:
         region=value("AWS_REGION"),
         endpoint=value("AWS_ENDPOINT_URL"),
         hub=value(HUB),
+        google_key=value(GOOGLE[0]),
+        google_endpoint=value(GOOGLE[1]),
+        azure_account=value(AZURE[0]),
+        azure_key=value(AZURE[1]),
+        azure_sas=value(AZURE[2]),
+        azure_endpoint=value(AZURE[3]),
         uri_prefix=value(URI_PREFIX),
         token=value(TOKEN),
     )

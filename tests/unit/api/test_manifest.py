@@ -121,9 +121,10 @@ def test_load_reads_every_example() -> None:
         assert isinstance(manifest.load(path), OptimizedModel)
 
 
-def test_load_names_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(BurnishError, match=r"nothing\.yaml: no such file; give the path of a manifest"):
-        manifest.load(tmp_path / "nothing.yaml")
+def test_load_names_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BurnishError, match=r"^nothing\.yaml: no such file; give the path of a manifest"):
+        manifest.load(Path("nothing.yaml"))
 
 
 def test_load_names_a_directory(tmp_path: Path) -> None:

@@ -79,9 +79,9 @@ def test_remote_source_that_nobody_fetched_is_unknown(write: Any, tmp_path: Path
     [
         (
             "pvc://models/model.onnx",
-            "spec.source.uri: pvc://models/model.onnx is a volume of a cluster; on this machine use file:, s3:, hf: or https:",
+            "spec.source.uri: pvc://models/model.onnx is a volume of a cluster; on this machine use file:, s3:, gs:, az:, hf: or https:",
         ),
-        ("gs://models/model.onnx", "spec.source.uri: gs: is not supported; use s3:"),
+        ("ftp://models/model.onnx", "spec.source.uri: ftp: is not supported; use s3:"),
         ("http://h/model.onnx", "spec.source.uri: http://h/model.onnx is not encrypted"),
         ("model.onnx", "write file:model.onnx"),
     ],

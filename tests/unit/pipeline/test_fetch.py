@@ -526,7 +526,7 @@ def test_volume_is_read_and_links_stay_within(store: Store, tmp_path: Path) -> N
         ("s3://bucket", "s3://bucket/path"),
         ("s3://key:hunter2@bucket/m.onnx", "spec.source.secretRef"),
         ("pvc://claim/m.onnx", "on this machine use file:"),
-        ("gs://bucket/m.onnx", "use s3:"),
+        ("ftp://bucket/m.onnx", "use s3:"),
         ("model.onnx", "write file:model.onnx"),
         ("https:///m.onnx", "https://host/path"),
         ("https://", "https://host/path"),

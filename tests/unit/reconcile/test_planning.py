@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from tests.unit.reconcile.world import START, World, published
 
+from burnish import names
 from burnish.api.v1alpha1.optimized_model import OptimizedModel
 from burnish.api.v1alpha1.status import Phase
 from burnish.errors import Reason
@@ -58,6 +59,28 @@ def test_edit_keeps_the_old_revision_until_the_new_one_answers():
     assert world.observed.status.phase is Phase.Ready
     assert [d.name for d in world.observed.deployments] != [old.name]
     assert len(world.observed.deployments) == 1
+
+
+def test_another_serving_image_is_measured_before_anything_of_it_rolls():
+    """For one artifact: what it takes is not known of the new Triton."""
+    world = served()
+    world.settings = SETTINGS.model_copy(update={"images": SETTINGS.images.model_copy(update={"triton": "t:2"})})
+    old = world.observed.deployments
+    for _ in range(10):
+        world.reconcile()
+        active = [job for job in world.observed.jobs if job.state == "active"]
+        if any(names.LABEL_TARGET in job.labels for job in active):
+            break
+        for job in active:
+            world.finish(job)
+    else:
+        raise AssertionError("nothing is measured")
+    for _ in range(3):
+        world.reconcile()
+        assert world.observed.deployments == old
+    world.settle()
+    assert [d.name for d in world.observed.deployments] != [d.name for d in old]
+    assert len(world.observed.deployments) == 1 and world.observed.status.phase is Phase.Ready
 
 
 @pytest.mark.parametrize("make", [lambda: World(make_model(), SETTINGS), edited], ids=["create", "edit"])
@@ -199,4 +222,4 @@ def test_passes_that_train_need_an_image_that_the_installation_may_not_have():
     assert plan.status.phase is Phase.Failed
     assert plan.status.last_failure.reason is Reason.ToolchainUnavailable
     assert "images.optimizers.torch" in plan.status.last_failure.message
-    assert [a for a in world.created] == ["NetworkPolicy", "Job"]
+    assert list(world.created) == ["NetworkPolicy", "Job"]

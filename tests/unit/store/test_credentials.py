@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from burnish.errors import BurnishError, Reason
 from burnish.store import credentials
 from burnish.store.credentials import Credentials
 
-KEYS = (*credentials.KEYS, credentials.TOKEN, credentials.URI_PREFIX)
+KEYS = (*credentials.KEYS, credentials.TOKEN, credentials.HUB, credentials.URI_PREFIX, *credentials.GOOGLE, *credentials.AZURE)
+SECRET = (*credentials.KEYS[:3], credentials.TOKEN, credentials.GOOGLE[0], *credentials.AZURE[1:3])
 STORE_PAGE = Path(__file__).parents[3] / "docs/store.md"
 
 
@@ -19,9 +21,8 @@ def test_every_key_of_a_secret_is_read_and_none_is_shown(tmp_path: Path) -> None
     for key in KEYS:
         (tmp_path / key).write_text(f"value-of-{key}\n")
     found = credentials.read_secret(tmp_path, field="spec.source.secretRef")
-    values = {found.access_key, found.secret_key, found.session_token, found.region, found.endpoint, found.token, found.uri_prefix}
-    assert values == {f"value-of-{key}" for key in KEYS}
-    assert not [key for key in (*credentials.KEYS[:3], credentials.TOKEN) if f"value-of-{key}" in repr(found)]
+    assert set(dataclasses.asdict(found).values()) == {f"value-of-{key}" for key in KEYS}
+    assert not [key for key in SECRET if f"value-of-{key}" in repr(found)]
 
 
 def test_secret_without_a_key_of_ours_is_named_by_its_field(tmp_path: Path) -> None:

@@ -108,8 +108,8 @@ class Source(ApiModel):
     """Where the trained model is."""
 
     uri: Uri = Field(
-        description="https:, s3:, hf: (hf://org/name@revision, of the Hugging Face Hub) or pvc:, and where there is no cluster file: (relative to the manifest). A file; or a directory (HuggingFace; SavedModel; ONNX with "
-        "external data): file: and pvc: of a folder, s3: with a / at the end."
+        description="https:, s3:, gs: (Google Cloud Storage), az: (az://container/path, Azure Storage), hf: (hf://org/name@revision, of the Hugging Face Hub) or pvc:, and where there is no cluster file: (relative to the manifest). A file; or a directory (HuggingFace; SavedModel; ONNX with "
+        "external data): file: and pvc: of a folder, s3:, gs: and az: with a / at the end."
     )
     format: FormatName | None = Field(default=None, description="Only needed where it can't be detected from the content; a mismatch is an error.")
     architecture: Annotated[str, Field(pattern=LINE_PATTERN, max_length=256)] | None = Field(
@@ -139,7 +139,9 @@ class Source(ApiModel):
     secret_ref: SecretReference | None = Field(
         default=None,
         description="Credentials for the source and the datasets; read by the resolve Job only. Keys: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
-        "AWS_SESSION_TOKEN, AWS_REGION and AWS_ENDPOINT_URL for s3, token (a bearer token) for https and hf, HF_ENDPOINT for another Hub, and uriPrefix: which URIs they may be sent to. "
+        "AWS_SESSION_TOKEN, AWS_REGION and AWS_ENDPOINT_URL for s3; GOOGLE_APPLICATION_CREDENTIALS (the JSON key of a service account) and STORAGE_EMULATOR_HOST (another endpoint) for gs; "
+        "AZURE_STORAGE_ACCOUNT with AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN, and AZURE_STORAGE_SERVICE_ENDPOINT for az; token (a bearer token) for https and hf, HF_ENDPOINT "
+        "for another Hub; and uriPrefix: which URIs they may be sent to. "
         "On this machine the environment's credentials are used instead.",
     )
 

@@ -40,8 +40,8 @@ _MASK_CONSUMERS = frozenset(
 """Operators in which infinity is a legitimate mask or bound; in any weight that is multiplied it is damage."""
 
 
-def check_versions(model: Any, *, max_opset: int, max_ir_version: int) -> None:
-    """Hold opset and IR version to what the serving image loads.
+def check_versions(model: Any) -> None:
+    """Hold opset and IR version to what is known here; what a serving image loads of them is its runtime's to say (`Runtime.check`).
 
     Raises:
         BurnishError: UnsupportedOpset; InvalidModel where the model names no operator set at all.
@@ -50,14 +50,14 @@ def check_versions(model: Any, *, max_opset: int, max_ir_version: int) -> None:
 
     if not model.opset_import:
         raise BurnishError(Reason.InvalidModel, "the model imports no operator set, so the file may be truncated; export it again")
-    opset = _onnx_graph.default_opset(model)
-    if opset and not MIN_OPSET <= opset <= max_opset:
-        cure = "export the model with a newer opset" if opset < MIN_OPSET else "export the model with an older opset, or use a newer serving image"
-        raise BurnishError(Reason.UnsupportedOpset, f"the model uses opset {opset}; this image serves {MIN_OPSET} to {max_opset}; {cure}")
-    if model.ir_version > max_ir_version:
+    opset, newest_opset = _onnx_graph.default_opset(model), onnx.defs.onnx_opset_version()
+    if opset and not MIN_OPSET <= opset <= newest_opset:
+        cure = f"export the model with {'a newer' if opset < MIN_OPSET else 'an older'} opset"
+        raise BurnishError(Reason.UnsupportedOpset, f"the model uses opset {opset}; {MIN_OPSET} to {newest_opset} are known; {cure}")
+    if model.ir_version > onnx.IR_VERSION:
         raise BurnishError(
             Reason.UnsupportedOpset,
-            f"the model has IR version {model.ir_version}; this image loads at most {max_ir_version}; "
+            f"the model has IR version {model.ir_version}; at most {onnx.IR_VERSION} is known; "
             "export it with an older onnx package, or set model.ir_version lower where the graph uses nothing newer",
         )
     newest = onnx.defs.onnx_ml_opset_version()

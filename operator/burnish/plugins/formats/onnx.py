@@ -40,7 +40,7 @@ class Onnx(base.Format):
         file = model_file(source.path)
         model = _onnx_graph.parse(file)
         _onnx_external.inline(model, file.parent)
-        _onnx_checks.check_versions(model, max_opset=image.max_opset, max_ir_version=image.max_ir_version)
+        _onnx_checks.check_versions(model)
         _onnx_checks.check_operators(model)
         _onnx_graph.infer_output_shapes(model)
         signature = _onnx_graph.signature(model)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from burnish.errors import BurnishError, Reason
-from burnish.plugins import base
+from burnish.plugins import base, registry
 from burnish.plugins.passes import _rounding, _training
 
 
@@ -54,10 +54,9 @@ class QuantizeAwareTrain(base.TrainingPass):
         following = after[0].name
         if following == self.name:
             return "is there twice, and a quantized model is not quantized again; keep one"
-        if following == "Quantize":
-            return (
-                "leaves a quantized model, and Quantize after it would quantize that again; remove Quantize: plain static INT8 is measured beside it"
-            )
+        if not isinstance(registry.passes()[following], base.TrainingPass):
+            instead = ": plain static INT8 is measured beside it" if following == "Quantize" else ""
+            return f"leaves a quantized model, whose integers {following} after it would change; remove {following}{instead}"
         return f"leaves a quantized model, whose weights {following} after it can't change; put {following} before {self.name}"
 
     def apply(self, config: base.PassConfig, model: Any, bench: base.Bench) -> base.TrainedModel:

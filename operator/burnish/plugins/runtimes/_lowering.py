@@ -8,30 +8,62 @@ from collections.abc import Sequence
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base
 from burnish.plugins.passes.quantize import CalibrationMethod, Mode, Precision, Quantize, QuantizeConfig
+from burnish.plugins.passes.share_weights import GROUP_SIZE, Granularity, ShareWeights, ShareWeightsConfig
+from burnish.plugins.runtimes import _codebook
 
 ENDS_WORTHWHILE = 3
 """Weighted nodes below which nothing would be left between the first and the last."""
 NEEDS_CALIBRATION = "static quantization needs calibration data; set spec.datasets.calibration"
 
 
-def the_quantize(passes: Sequence[base.PassRequest], graph: base.GraphFacts, found: base.Objection | None) -> QuantizeConfig:
-    """The options of the one Quantize pass, checked against the graph.
-
-    Args:
-        passes: of the target; not empty.
-        graph: what is quantized.
-        found: the runtime's objection to `passes`.
+def refuse(found: base.Objection | None) -> None:
+    """Raise what a runtime objects to.
 
     Raises:
-        BurnishError: the objection; PassNotApplicable for excluded nodes that the graph doesn't have.
+        BurnishError: the objection.
     """
     if found is not None:
         field = f"spec.passes[{found.position}]"
         raise BurnishError(found.reason, found.message, field=f"{field}.{found.field}" if found.field else field)
+
+
+def the_quantize(passes: Sequence[base.PassRequest], graph: base.GraphFacts) -> QuantizeConfig:
+    """The options of the one Quantize pass, checked against the graph.
+
+    Args:
+        passes: of the target; there is no objection to them, and they share no weights.
+        graph: what is quantized.
+
+    Raises:
+        BurnishError: PassNotApplicable for excluded nodes that the graph doesn't have.
+    """
     config = passes[0].config
     assert isinstance(config, QuantizeConfig)  # noqa: S101  # else there was an objection
     _check_excluded(config, graph)
     return config
+
+
+def shared(passes: Sequence[base.PassRequest]) -> base.Recipe | None:
+    """The candidate of ShareWeights, which is the same on every CPU; None where another pass is asked for."""
+    config = passes[0].config
+    if not isinstance(config, ShareWeightsConfig):
+        return None
+    size = config.group_size or GROUP_SIZE
+    step = base.Step(_codebook.STEP, {"clusters": config.clusters, "granularity": config.granularity.value, "groupSize": size, "seed": config.seed})
+    scaled = {Granularity.Tensor: "", Granularity.Channel: ", scaled per channel", Granularity.Group: f", scaled per {size}"}[config.granularity]
+    return base.Recipe("shared", f"{config.clusters} different values per weight{scaled}: smaller; not faster", (step,))
+
+
+_AFTER = {
+    (
+        Quantize.name,
+        Quantize.name,
+    ): "is a second Quantize, and a quantized graph is not quantized again; keep one entry (mode: Auto tries several ways)",
+    (ShareWeights.name, ShareWeights.name): "is a second ShareWeights, and shared values are not shared again; keep one entry",
+    (ShareWeights.name, Quantize.name): "rounds every weight anew, which undoes ShareWeights before it; keep one of the two",
+    (Quantize.name, ShareWeights.name): "needs weights in floating point, and Quantize before it leaves others; keep one of the two",
+}
+"""A pass and the one before it -> why that makes no sense."""
 
 
 def objection(
@@ -52,23 +84,33 @@ def objection(
         methods: of calibration, that it has.
     """
     for position, entry in enumerate(passes):
-        if entry.name != Quantize.name or not isinstance(entry.config, QuantizeConfig):
+        if entry.name not in (Quantize.name, ShareWeights.name):
             return base.Objection(Reason.PassNotApplicable, f"{runtime} does not offer the pass {entry.name}; remove it", position)
         if position:
-            why = "is a second Quantize, and a quantized graph is not quantized again; keep one entry (mode: Auto tries several ways)"
-            return base.Objection(Reason.PassNotApplicable, why, position)
-        if entry.config.precision is Precision.INT8 and entry.config.mode is Mode.Static and not has_calibration:
-            why = "Static fixes activation scales from data and there is none; set spec.datasets.calibration, or use mode: Auto or Dynamic"
-            return base.Objection(Reason.CalibrationMissing, why, position, "quantize.mode")
-        if entry.config.calibration_method not in methods:
-            why = f"{runtime} does not offer {entry.config.calibration_method}; use {' or '.join(methods)}, or give this target passes of its own (targets[].passes)"
-            return base.Objection(Reason.PassNotApplicable, why, position, "quantize.calibrationMethod")
-        if entry.config.accuracy_control is not None and not controls_accuracy:
-            why = f"{runtime} does not offer it; remove it, or give this target passes of its own (targets[].passes)"
-            return base.Objection(Reason.PassNotApplicable, why, position, "quantize.accuracyControl")
-        if entry.config.accuracy_control is not None and not has_calibration:
-            why = "is judged on calibration data and there is none; set spec.datasets.calibration, or remove it"
-            return base.Objection(Reason.CalibrationMissing, why, position, "quantize.accuracyControl")
+            return base.Objection(Reason.PassNotApplicable, _AFTER[passes[position - 1].name, entry.name], position)
+        if isinstance(entry.config, QuantizeConfig):
+            found = _to_quantize(runtime, entry.config, has_calibration=has_calibration, controls_accuracy=controls_accuracy, methods=methods)
+            if found is not None:
+                return found
+    return None
+
+
+def _to_quantize(
+    runtime: str, config: QuantizeConfig, *, has_calibration: bool, controls_accuracy: bool, methods: Sequence[CalibrationMethod]
+) -> base.Objection | None:
+    """What of a Quantize that comes first can't be met."""
+    if config.precision is Precision.INT8 and config.mode is Mode.Static and not has_calibration:
+        why = "Static fixes activation scales from data and there is none; set spec.datasets.calibration, or use mode: Auto or Dynamic"
+        return base.Objection(Reason.CalibrationMissing, why, 0, "quantize.mode")
+    if config.calibration_method not in methods:
+        why = f"{runtime} does not offer {config.calibration_method}; use {' or '.join(methods)}, or give this target passes of its own (targets[].passes)"
+        return base.Objection(Reason.PassNotApplicable, why, 0, "quantize.calibrationMethod")
+    if config.accuracy_control is not None and not controls_accuracy:
+        why = f"{runtime} does not offer it; remove it, or give this target passes of its own (targets[].passes)"
+        return base.Objection(Reason.PassNotApplicable, why, 0, "quantize.accuracyControl")
+    if config.accuracy_control is not None and not has_calibration:
+        why = "is judged on calibration data and there is none; set spec.datasets.calibration, or remove it"
+        return base.Objection(Reason.CalibrationMissing, why, 0, "quantize.accuracyControl")
     return None
 
 

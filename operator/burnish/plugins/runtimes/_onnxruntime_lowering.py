@@ -21,7 +21,10 @@ def lower(passes: Sequence[base.PassRequest], graph: base.GraphFacts, hardware: 
     """The candidates for a list of passes; see `Runtime.lower`."""
     if not passes:
         return base.Lowering(())
-    config = common.the_quantize(passes, graph, objection(passes, has_calibration=has_calibration))
+    common.refuse(objection(passes, has_calibration=has_calibration))
+    if shared := common.shared(passes):
+        return base.Lowering((shared,))
+    config = common.the_quantize(passes, graph)
     if config.precision is Precision.FP16:
         return base.Lowering((_fp16(config, graph),))
     if config.precision is Precision.INT4:

@@ -44,7 +44,7 @@ def apply(step: base.Step, source: Path, target: Path, *, calibration: Sequence[
             if os.strerror(errno.ENOSPC) in str(error):  # from ONNX Runtime's own code, as an exception of its own
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise BurnishError(Reason.CandidateNotBuildable, f"{step.kind} quantization failed: {_line(error)}") from error
-    _believe(source, target, calibration)
+    believe(source, target, calibration)
 
 
 @contextlib.contextmanager
@@ -267,7 +267,7 @@ def _reader(calibration: Sequence[base.Arrays]) -> Any:
     return Reader()
 
 
-def _believe(source: Path, target: Path, calibration: Sequence[base.Arrays]) -> None:
+def believe(source: Path, target: Path, calibration: Sequence[base.Arrays]) -> None:
     """Load the written graph and run it once.
 
     Without data the feeds are zeros with every varying size 1; where the source can't run on those either, loading has to do.

@@ -7,7 +7,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,9 +122,25 @@ def _number(model: Any, is_known: Callable[[Any], bool]) -> None:
 
 
 def opset(model: Any) -> int:
-    """The newest of OpenVINO's operator sets that the model's graph needs; those of bodies of loops and conditions are not looked at."""
-    versions = (op.get_type_info().version_id for op in model.get_ordered_ops())
+    """The newest of OpenVINO's operator sets that the model needs, in the bodies of its loops and conditions as well."""
+    versions = (op.get_type_info().version_id for op in _all_ops(model))
     return max(int(version.removeprefix("opset")) for version in versions if version.startswith("opset"))
+
+
+def _all_ops(model: Any) -> Iterator[Any]:
+    """The operations of a graph, and of the graphs in it."""
+    for op in model.get_ordered_ops():
+        yield op
+        for body in _bodies(op):
+            yield from _all_ops(body)
+
+
+def _bodies(op: Any) -> list[Any]:
+    """The graphs that an operation holds: of If one per branch, of Loop and TensorIterator one."""
+    kind = op.get_type_name()
+    if kind == "If":
+        return [op.get_function(branch) for branch in (0, 1)]
+    return [op.get_function()] if kind in ("Loop", "TensorIterator") else []
 
 
 def weighted_ops(model: Any) -> list[Any]:

@@ -30,7 +30,7 @@ def apply(step: base.Step, source: Path, target: Path, *, calibration: Sequence[
         else:
             made, note = _APPLY[step.kind](step, model, kept, calibration), ""
     ir.save(made, target)
-    _believe(target, calibration)
+    believe(target, calibration)
     return note
 
 
@@ -131,7 +131,7 @@ _APPLY: dict[str, Callable[[base.Step, Any, list[Any], Sequence[base.Arrays]], A
 }
 
 
-def _believe(path: Path, calibration: Sequence[base.Arrays]) -> None:
+def believe(path: Path, calibration: Sequence[base.Arrays]) -> None:
     """Load the written model and run it once, where there is a request to run it on.
 
     Raises:

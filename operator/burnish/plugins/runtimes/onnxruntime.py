@@ -9,9 +9,11 @@ from typing import ClassVar
 
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base
+from burnish.plugins.runtimes import _codebook
 from burnish.plugins.runtimes import _onnxruntime_lowering as lowering
 from burnish.plugins.runtimes import _onnxruntime_quantize as quantize
 from burnish.plugins.runtimes import _onnxruntime_session as ort
+from burnish.plugins.runtimes import _onnxruntime_share as share
 
 
 class OnnxRuntime(base.Runtime):
@@ -48,16 +50,19 @@ class OnnxRuntime(base.Runtime):
         if opset > image.max_opset or ir_version > image.max_ir_version:
             raise BurnishError(
                 Reason.UnsupportedOpset,
-                f"the built model has opset {opset} and IR version {ir_version}; "
-                f"{image.name} loads at most opset {image.max_opset} and IR version {image.max_ir_version}",
+                f"the model has opset {opset} and IR version {ir_version}; "
+                f"{image.name} loads at most opset {image.max_opset} and IR version {image.max_ir_version} in ONNX Runtime; "
+                "export the model with an older opset, or use a newer serving image",
             )
 
     def apply(self, step: base.Step, source: Path, target: Path, *, calibration: Sequence[base.Arrays], answers: base.Answers | None = None) -> str:
-        """Run one lowered step; the result was loaded and run once before this returns.
+        """Run one lowered step; the result was loaded and run once before this returns. Sharing weights tells what it saved.
 
         Raises:
             BurnishError: CandidateNotBuildable with ONNX Runtime's message; PassNotApplicable.
         """
+        if step.kind == _codebook.STEP:
+            return share.apply(step, source, target, calibration=calibration)
         quantize.apply(step, source, target, calibration=calibration)
         return ""
 

@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base
+from burnish.plugins.runtimes import _codebook
 from burnish.plugins.runtimes import _openvino_lowering as lowering
 from burnish.plugins.runtimes import _openvino_model as ir
 from burnish.plugins.runtimes import _openvino_quantize as quantize
 from burnish.plugins.runtimes import _openvino_session as session
+from burnish.plugins.runtimes import _openvino_share as share
 
 
 class OpenVino(base.Runtime):
@@ -45,11 +47,14 @@ class OpenVino(base.Runtime):
         _check_image(ir.read(model), image)
 
     def apply(self, step: base.Step, source: Path, target: Path, *, calibration: Sequence[base.Arrays], answers: base.Answers | None = None) -> str:
-        """Run one lowered step; the result was loaded and run once before this returns. Accuracy control tells what it left in float.
+        """Run one lowered step; the result was loaded and run once before this returns. Accuracy control tells what it left in float, sharing
+        weights what it saved.
 
         Raises:
-            BurnishError: UnsupportedOperator; CandidateNotBuildable with the words of OpenVINO or NNCF.
+            BurnishError: UnsupportedOperator; PassNotApplicable; CandidateNotBuildable with the words of OpenVINO or NNCF.
         """
+        if step.kind == _codebook.STEP:
+            return share.apply(step, source, target, calibration=calibration)
         return quantize.apply(step, source, target, calibration=calibration, answers=answers)
 
     def build(self, model: Path, target: Path, *, image: base.ServingImage) -> None:

@@ -23,6 +23,7 @@ def objection(*passes: base.PassRequest, calibrated: bool = True, trained: bool 
     ("after", "cure"),
     [
         ("Quantize", "remove Quantize: plain static INT8 is measured beside it"),
+        ("ShareWeights", "remove ShareWeights"),
         ("Prune", "put Prune before QuantizeAwareTrain"),
         ("Finetune", "put Finetune before QuantizeAwareTrain"),
         ("QuantizeAwareTrain", "keep one"),

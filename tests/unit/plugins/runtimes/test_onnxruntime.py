@@ -257,6 +257,7 @@ def test_build_refuses_what_the_image_cannot_load(make_cnn: Make, save: Save, tm
     with pytest.raises(BurnishError) as caught:
         ORT.build(save(make_cnn(25)), tmp_path / "model", image=image)
     assert caught.value.reason is Reason.UnsupportedOpset
+    assert "opset 25" in caught.value.message and "an older opset, or use a newer serving image" in caught.value.message
     assert not (tmp_path / "model").exists()
 
 
