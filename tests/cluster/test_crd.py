@@ -222,6 +222,37 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("-spec.passes", [{"type": "Finetune"}], "spec.passes", "one that trains the model and there is no data for it; set spec.datasets.training"),
     ("spec.passes", [{"type": "Quantize"}, {"type": "Finetune"}], "spec.passes", "put those that train first"),
     ("spec.targets.2.passes", [{"type": "Quantize"}, {"type": "Finetune"}], "spec.targets[2].passes", "put those that train first"),
+    ("spec.passes", [{"type": "QuantizeAwareTrain"}, {"type": "Quantize"}], "spec.passes", "put QuantizeAwareTrain last"),
+    ("spec.passes", [{"type": "QuantizeAwareTrain"}, {"type": "Finetune"}], "spec.passes", "put QuantizeAwareTrain last"),
+    ("spec.passes", [{"type": "Distill"}], "spec.passes", "a Distill without a student to teach"),
+    (
+        "spec.passes",
+        [{"type": "Prune"}, {"type": "Distill", "distill": {"student": {"widthPercent": 50}}}],
+        "spec.passes",
+        "one of its own after a pass that made a smaller model",
+    ),
+    *(
+        ("spec.passes", [{"type": "Distill", "distill": {"student": {"widthPercent": 50}, **options}}], f"spec.passes[0].distill{field}", told)
+        for options, field, told in (
+            ({"alpha": "1"}, ".alpha", "leaves nothing to learn from the original"),
+            ({"temperature": "0"}, ".temperature", "is no temperature"),
+            ({"learningRate": "0"}, ".learningRate", "is no learning rate"),
+            ({"student": {}}, ".student", "says nothing of the student"),
+            ({"student": {"widthPercent": 50, "architecture": "timm.test_resnet"}}, ".student", "a cut of the original; keep one of them"),
+            (
+                {"student": {"widthPercent": 50, "architectureArgs": [{"name": "a", "value": "1"}]}},
+                ".student",
+                "architectureArgs and no architecture",
+            ),
+            ({"student": {"architecture": "my.network"}}, ".student.architecture", "no other code is run"),
+        )
+    ),
+    (
+        "spec.passes",
+        [{"type": "QuantizeAwareTrain", "quantizeAwareTrain": {"learningRate": "0"}}],
+        "spec.passes[0].quantizeAwareTrain.learningRate",
+        "is no learning rate",
+    ),
     ("spec.passes.0.quantize.precision", "FP16", "spec.passes[0].quantize.mode", "remove mode, or set precision: INT8"),
     ("spec.passes.0.quantize.precision", "INT4", "spec.passes[0].quantize.mode", "remove mode, or set precision: INT8"),
     ("spec.passes.0.quantize.precision", "INT2", "spec.passes[0].quantize.precision", '"INT8", "FP16"'),

@@ -68,6 +68,35 @@ def _trains(name: str) -> str:
     return f"(p.type == '{name}'{spared if 'finetune' in _TRAINERS[name].model_fields else ''})"
 
 
+_SHRINKING = ", ".join(f"'{name}'" for name, plugin in registry.passes().items() if isinstance(plugin, TrainingPass) and plugin.shrinks)
+_PLACED = (
+    Rule(
+        "!has(self.passes) || [0, 1, 2, 3, 4, 5, 6].all(i, i >= self.passes.size() - 1 || self.passes[i].type != 'QuantizeAwareTrain')",
+        "holds one after QuantizeAwareTrain, which leaves a quantized model that nothing changes any more; put QuantizeAwareTrain last",
+        ".passes",
+    ),
+    Rule(
+        "!has(self.passes) || [0, 1, 2, 3, 4, 5, 6, 7].all(i, i >= self.passes.size() || self.passes[i].type != 'Distill'"
+        " || (has(self.passes[i].distill) && has(self.passes[i].distill.student))"
+        f" != [0, 1, 2, 3, 4, 5, 6].exists(j, j < i && self.passes[j].type in [{_SHRINKING}]))",
+        "holds a Distill without a student to teach, or with one of its own after a pass that made a smaller model; "
+        "give it student: {widthPercent: 50}, or put Prune before it, not both",
+        ".passes",
+    ),
+)
+_ALPHA = f"!has(self.alpha) || !self.alpha.matches(r'{scalars.DECIMAL_PATTERN}') || double(self.alpha)"
+_TEMPERATURE = Rule(
+    f"!has(self.temperature) || !self.temperature.matches(r'{scalars.DECIMAL_PATTERN}')"
+    " || (double(self.temperature) > 0.0 && double(self.temperature) <= 1000.0)",
+    'is no temperature; write a decimal above 0, such as temperature: "4"',
+    ".temperature",
+)
+_LEARNING_RATE = Rule(
+    f"!has(self.learningRate) || !self.learningRate.matches(r'{scalars.DECIMAL_PATTERN}')"
+    " || (double(self.learningRate) > 0.0 && double(self.learningRate) <= 1000.0)",
+    'is no learning rate; write a decimal above 0, such as learningRate: "0.001"',
+    ".learningRate",
+)
 _TRAINED = "(has(self.datasets) && has(self.datasets.training))"
 _TRAINING = f"exists(p, {' || '.join(map(_trains, _TRAINERS))})"
 _NAMED = ", ".join(f"'{name}'" for name in _TRAINERS)
@@ -191,6 +220,7 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
         ),
         _ONE_QUANTIZE,
         _TRAINING_FIRST,
+        *_PLACED,
         Rule(
             f"{_TRAINED} || !has(self.passes) || !self.passes.{_TRAINING} || self.targets.all(t, has(t.passes))",
             "holds one that trains the model and there is no data for it; set spec.datasets.training, or write finetune: {epochs: 0} where it has that",
@@ -225,6 +255,7 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
     "Target": (
         _ONE_QUANTIZE,
         _TRAINING_FIRST,
+        *_PLACED,
         *_TOGETHER,
         Rule(
             f"!has(self.accelerator) || !has(self.accelerator.type) || self.accelerator.type != 'GPU' || self.runtime in {_WITH_GPUS}",
@@ -356,29 +387,43 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
         ),
     ),
     "FromOriginal": (
+        Rule(f"{_ALPHA} <= 1.0", 'is more than the whole; write a decimal between 0 and 1, such as alpha: "0.1"', ".alpha"),
+        _TEMPERATURE,
+    ),
+    "DistillConfig": (
         Rule(
-            f"!has(self.alpha) || !self.alpha.matches(r'{scalars.DECIMAL_PATTERN}') || double(self.alpha) <= 1.0",
-            'is more than the whole; write a decimal between 0 and 1, such as alpha: "0.1"',
+            f"{_ALPHA} < 1.0",
+            'leaves nothing to learn from the original; write a decimal below 1, such as alpha: "0.1", or use type: Finetune',
             ".alpha",
         ),
+        _TEMPERATURE,
+        _LEARNING_RATE,
+    ),
+    "Student": (
         Rule(
-            f"!has(self.temperature) || !self.temperature.matches(r'{scalars.DECIMAL_PATTERN}')"
-            " || (double(self.temperature) > 0.0 && double(self.temperature) <= 1000.0)",
-            'is no temperature; write a decimal above 0, such as temperature: "4"',
-            ".temperature",
+            "has(self.architecture) || has(self.widthPercent) || has(self.depthPercent)",
+            "says nothing of the student; write widthPercent, depthPercent or architecture, or leave student out",
+        ),
+        Rule(
+            "!has(self.architecture) || !(has(self.widthPercent) || has(self.depthPercent))",
+            "has an architecture of its own, and a cut of the original; keep one of them",
+        ),
+        Rule(
+            "has(self.architecture) || !has(self.architectureArgs) || self.architectureArgs.size() == 0",
+            "has architectureArgs and no architecture; add it, or remove them",
+        ),
+        Rule(
+            "!has(self.architecture) || self.architecture.matches('^(torchvision[.]models|timm|transformers)[.]')",
+            "is not in torchvision.models, timm, transformers, and no other code is run; make the student by widthPercent or depthPercent",
+            ".architecture",
+        ),
+        Rule(
+            "!has(self.architectureArgs) || self.architectureArgs.all(a, self.architectureArgs.exists_one(b, b.name == a.name))",
+            "names an argument twice; keep one",
+            ".architectureArgs",
         ),
     ),
-    **{
-        model: (
-            Rule(
-                f"!has(self.learningRate) || !self.learningRate.matches(r'{scalars.DECIMAL_PATTERN}')"
-                " || (double(self.learningRate) > 0.0 && double(self.learningRate) <= 1000.0)",
-                'is no learning rate; write a decimal above 0, such as learningRate: "0.001"',
-                ".learningRate",
-            ),
-        )
-        for model in ("TrainingOptions", "FinetuneConfig")
-    },
+    **dict.fromkeys(("TrainingOptions", "FinetuneConfig", "QuantizeAwareTrainConfig"), (_LEARNING_RATE,)),
     "FactorizeConfig": (
         Rule(
             "[has(self.rank), has(self.energyPercent), has(self.macsPercent)].filter(b, b).size() <= 1",

@@ -154,6 +154,11 @@ class Examined:
         return found.scores(kept, baseline)
 
     @property
+    def scores_errors(self) -> bool:
+        """The figures are errors: less is better."""
+        return self.spec is not None and self.spec.metric.is_error
+
+    @property
     def largest_loss(self) -> float | None:
         """As `Scoring.largest_loss`."""
         return scoring.scoring(self.spec, self.labels, len(self.feeds)).largest_loss if self.spec else None

@@ -11,9 +11,12 @@ import dataclasses
 
 from burnish.api import requests
 from burnish.api.job_contract import ExportRecord, PipelineRequest, StepName, TrainedPass, TrainRecord
+from burnish.errors import BurnishError
 from burnish.pipeline.workdir import WorkDir
 from burnish.plugins import base as plugins
 from burnish.plugins import order, registry
+from burnish.plugins.passes.quantize import Mode, Quantize, QuantizeConfig
+from burnish.plugins.passes.quantize_aware_train import QuantizeAwareTrain
 
 
 def passes_of(request: PipelineRequest) -> list[plugins.PassRequest]:
@@ -41,9 +44,33 @@ def lower(request: PipelineRequest, exported: ExportRecord, models: tuple[Traine
     found = runtime.lower(own, graph, request.hardware_class, has_calibration=request.datasets.calibration is not None)
     if not models:
         return found
+    beside, unasked = _beside(request, exported, models, runtime)
     first = [_as_it_is(model) for position, model in enumerate(models) if _may_be_faster(model) or position == len(models) - 1]
     after = [dataclasses.replace(recipe, start=models[-1].name) for recipe in found.recipes]
-    return plugins.Lowering((*first, *after), found.skipped)
+    return plugins.Lowering((*first, *beside, *after), (*found.skipped, *unasked))
+
+
+def _beside(
+    request: PipelineRequest, exported: ExportRecord, models: tuple[TrainedPass, ...], runtime: plugins.Runtime
+) -> tuple[tuple[plugins.Recipe, ...], tuple[plugins.Skipped, ...]]:
+    """What a trained quantization is compared with: the runtime's own, after training, of the same model. It may win."""
+    if models[-1].type != QuantizeAwareTrain.name:
+        return (), ()
+    before = models[-2] if len(models) > 1 else None
+    if request.datasets.calibration is None:
+        return (), (plugins.Skipped(STATIC, "for comparison with quantization after training there is no data; set spec.datasets.calibration"),)
+    plain = [plugins.PassRequest(Quantize.name, QuantizeConfig(mode=Mode.Static))]
+    try:
+        found = runtime.lower(plain, before.graph if before else exported.graph, request.hardware_class, has_calibration=True)
+    except BurnishError as error:
+        return (), (plugins.Skipped(STATIC, error.message),)
+    (recipe,) = found.recipes
+    told = f"for comparison, after training: {recipe.summary}"
+    return (dataclasses.replace(recipe, name=STATIC, summary=told, start=before.name if before else ""),), ()
+
+
+STATIC = "static"
+"""The candidate that a trained quantization is compared with."""
 
 
 def _may_be_faster(model: TrainedPass) -> bool:

@@ -236,6 +236,9 @@ class _Bench(plugins.Bench):
 
     def __init__(self, chain: _Chain, name: str, number: int, count: int) -> None:
         self.lesson, self.calibration, self.team = chain.lesson, chain.calibration, chain.team
+        self.hardware = chain.request.hardware_class
+        self.scores_errors = chain.examined.scores_errors
+        self._chain = chain
         self._name, self._number, self._count, self._memory = name, number, count, chain.memory
 
     def say(self, text: str, *, done: float | None = None) -> None:
@@ -249,6 +252,23 @@ class _Bench(plugins.Bench):
     def load(self) -> Mapping[str, Any] | None:
         return self._memory.load(self._number)
 
+    def score(self, model: Any) -> float | None:
+        examined = self._chain.examined
+        model.module.eval()
+        found = examined.scores(examined.answers(_AsSession(model)), self._chain.first)
+        return sum(found) / len(found) if found else None
+
+
+class _AsSession(plugins.Session):
+    """A torch module, asked as a loaded model is."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def infer(self, feeds: plugins.Arrays) -> dict[str, np.ndarray]:
+        answer: dict[str, np.ndarray] = self._model.run(feeds)
+        return answer
+
 
 def _open(path: Path) -> plugins.Session:
     from burnish.plugins.runtimes import _onnxruntime_session as ort
@@ -257,14 +277,17 @@ def _open(path: Path) -> plugins.Session:
 
 
 def _weights(path: Path) -> tuple[int, int]:
-    """Floating-point weights of an ONNX file, and how many of them aren't zero."""
+    """Weights of an ONNX file, floating-point or quantized, without scales and zero points; and how many of them aren't zero."""
     import onnx
 
     from burnish.plugins.formats import _onnx_graph
 
-    counts = []
-    for _, tensor in _onnx_graph.tensors(onnx.load(path)):
-        if tensor.data_type in _onnx_graph.FLOAT_TYPES or tensor.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8):
+    model = onnx.load(path)
+    linear = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    beside, quantized = {name for node in linear for name in node.input[1:]}, {node.input[0] for node in linear}
+    kinds, counts = (*_onnx_graph.FLOAT_TYPES, onnx.TensorProto.INT8, onnx.TensorProto.UINT8), []
+    for _, tensor in _onnx_graph.tensors(model):
+        if (tensor.data_type in kinds or tensor.name in quantized) and tensor.name not in beside:
             array = onnx.numpy_helper.to_array(tensor)
             counts.append((array.size, int(np.count_nonzero(array))))
     return sum(c[0] for c in counts), sum(c[1] for c in counts)

@@ -107,6 +107,14 @@ class HardwareClass(PluginModel):
     def __str__(self) -> str:
         return f"{self.architecture}/{self.vendor}/{','.join(self.isa)}"
 
+    @property
+    def saturates(self) -> bool:
+        """True where 8-bit products overflow: AVX2's VPMADDUBSW adds two u8 x s8 products in 16 bits with saturation, so one side gets 7 bits."""
+        return self.architecture == "x86-64" and not _NON_SATURATING & set(self.isa)
+
+
+_NON_SATURATING = frozenset({"AVX512-VNNI", "AVX-VNNI", "AMX"})
+
 
 class GraphFacts(PluginModel):
     """What a runtime needs to know of a model to lower passes for it, without opening it."""
@@ -343,6 +351,10 @@ class Bench(abc.ABC):
     calibration: Sequence[Arrays]
     """Feeds without labels: of the calibration data, else of the training data; possibly empty."""
     team: Team
+    hardware: HardwareClass
+    """Of the machine that the model is for."""
+    scores_errors: bool
+    """What `score` says is an error: less is better."""
 
     @abc.abstractmethod
     def say(self, text: str, *, done: float | None = None) -> None:
@@ -355,6 +367,10 @@ class Bench(abc.ABC):
     @abc.abstractmethod
     def load(self) -> Mapping[str, Any] | None:
         """What an earlier process of the same work kept of this pass."""
+
+    @abc.abstractmethod
+    def score(self, model: Any) -> float | None:
+        """The evaluation's metric of `model` (a `NamedModule`), None without evaluation data. For telling, never for choosing: it is what judges."""
 
 
 class TrainingPass(Pass):

@@ -15,7 +15,16 @@ LARGEST_SHARE = 0.95
 """Of a layer's channels that go at most, where layers are weighed against each other."""
 
 
-def cut(named: Any, share: float, importance: Any, *, overall: bool, before: Callable[[Any], None] | None = None) -> None:
+def cut(
+    named: Any,
+    share: float,
+    importance: Any,
+    *,
+    overall: bool,
+    before: Callable[[Any], None] | None = None,
+    instead: str = "use method: Magnitude",
+    more: str = "raise sparsityPercent",
+) -> None:
     """Remove a share of the channels of every layer, in place; the layers that answer keep theirs.
 
     Args:
@@ -24,6 +33,8 @@ def cut(named: Any, share: float, importance: Any, *, overall: bool, before: Cal
         importance: of Torch-Pruning: which channels matter.
         overall: weigh the layers against each other, so that some lose more.
         before: given the module right before channels are chosen; makes what `importance` needs.
+        instead: the cure where the dependencies can't be followed.
+        more: the cure where no layer has channels to lose.
 
     Raises:
         BurnishError: PassNotApplicable where the dependencies can't be followed, or no layer has channels to lose.
@@ -57,12 +68,12 @@ def cut(named: Any, share: float, importance: Any, *, overall: bool, before: Cal
     except Exception as error:  # of the library, on a module whose dependencies it doesn't follow
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise BurnishError(
-            Reason.PassNotApplicable, f"Torch-Pruning can't follow the channels of this model: {said}; use method: Magnitude, or remove the pass"
+            Reason.PassNotApplicable, f"Torch-Pruning can't follow the channels of this model: {said}; {instead}, or remove the pass"
         ) from error
     if _widths(named.module) == widths:
         raise BurnishError(
             Reason.PassNotApplicable,
-            "no layer lost a channel: they are few, or all belong to the model's answer; raise sparsityPercent, or remove the pass",
+            f"no layer lost a channel: they are few, or all belong to the model's answer; {more}, or remove the pass",
         )
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SPARSE = 0.01
 """Share of exact zeros above which a weight counts as pruned: no training leaves so many by chance."""
-_Decimal = Annotated[str, Field(pattern=names.DECIMAL_PATTERN, max_length=32)]
+Decimal = Annotated[str, Field(pattern=names.DECIMAL_PATTERN, max_length=32)]
 
 
 class Optimizer(StrEnum):
@@ -36,11 +36,11 @@ class Optimizer(StrEnum):
 class FromOriginal(base.PluginModel):
     """Learning from the original model's own answers, beside the labels (Hinton, Vinyals and Dean 2015, arXiv:1503.02531)."""
 
-    alpha: _Decimal = Field(
+    alpha: Decimal = Field(
         default="0.1",
         description="Weight of the labels; the rest is the original's answers. Loss: alpha x hard + (1 - alpha) x temperature^2 x soft. 0 needs no labels.",
     )
-    temperature: _Decimal = Field(default="4", description="How much the original's answers are softened; classes only.")
+    temperature: Decimal = Field(default="4", description="How much the original's answers are softened; classes only.")
 
     @field_validator("alpha")
     @classmethod
@@ -57,15 +57,14 @@ class FromOriginal(base.PluginModel):
         return value
 
 
-class TrainingOptions(base.PluginModel):
-    """How a model is trained on spec.datasets.training."""
+class Schedule(base.PluginModel):
+    """How long and how fast a model is trained on spec.datasets.training."""
 
     epochs: Annotated[int, Field(ge=0, le=10_000)] = Field(default=3, description="Times that the training data is gone through; 0 trains nothing.")
-    learning_rate: _Decimal = Field(default="0.001", examples=["0.001"], description="At the first step; it falls to 0 along a cosine.")
+    learning_rate: Decimal = Field(default="0.001", examples=["0.001"], description="At the first step; it falls to 0 along a cosine.")
     optimizer: Optimizer = Field(default=Optimizer.AdamW, description="AdamW and Adam as PyTorch has them; SGD with momentum 0.9.")
     batch_size: Annotated[int, Field(ge=2, le=65_536)] = Field(default=64, description="Samples per step, of all devices together.")
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(default=0, description="Of the order of samples, and of everything random in the model.")
-    distill: FromOriginal | None = Field(default=None, description="Learn from the original's answers too; without it from the labels alone.")
 
     @field_validator("learning_rate")
     @classmethod
@@ -73,6 +72,12 @@ class TrainingOptions(base.PluginModel):
         if not 0 < float(value) <= 1000:
             raise ValueError(f'{value} is no learning rate; write a decimal above 0, such as learningRate: "0.001"')
         return value
+
+
+class TrainingOptions(Schedule):
+    """How a model is trained on spec.datasets.training, and from what."""
+
+    distill: FromOriginal | None = Field(default=None, description="Learn from the original's answers too; without it from the labels alone.")
 
     @property
     def needs_labels(self) -> bool:

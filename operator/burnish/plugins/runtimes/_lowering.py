@@ -14,7 +14,6 @@ from burnish.plugins.runtimes import _codebook
 ENDS_WORTHWHILE = 3
 """Weighted nodes below which nothing would be left between the first and the last."""
 NEEDS_CALIBRATION = "static quantization needs calibration data; set spec.datasets.calibration"
-_NON_SATURATING = frozenset({"AVX512-VNNI", "AVX-VNNI", "AMX"})
 
 
 def refuse(found: base.Objection | None) -> None:
@@ -115,14 +114,9 @@ def _to_quantize(
     return None
 
 
-def saturates(hardware: base.HardwareClass) -> bool:
-    """True where 8-bit products overflow: AVX2's VPMADDUBSW adds two u8 x s8 products in 16 bits with saturation, so weights get 7 bits."""
-    return hardware.architecture == "x86-64" and not _NON_SATURATING & set(hardware.isa)
-
-
 def note(hardware: base.HardwareClass) -> str:
     """The end of a summary, where the hardware decided something."""
-    return "; 7-bit weights, as this CPU has no VNNI and its 16-bit sums saturate" if saturates(hardware) else ""
+    return "; 7-bit weights, as this CPU has no VNNI and its 16-bit sums saturate" if hardware.saturates else ""
 
 
 def count(graph: base.GraphFacts, ops: Sequence[str]) -> int:

@@ -115,4 +115,4 @@ def _static_options(config: QuantizeConfig, hardware: base.HardwareClass) -> dic
 def _int8_options(config: QuantizeConfig, hardware: base.HardwareClass) -> dict[str, object]:
     # x86 kernels are fast for u8 activations x s8 weights only; ARM's dot product is fast for s8 x s8 (onnxruntime.quantization's own guidance).
     activation = "QInt8" if hardware.architecture == "aarch64" else "QUInt8"
-    return {"activationType": activation, "weightType": "QInt8", "reduceRange": common.saturates(hardware), "excluded": list(config.excluded_nodes)}
+    return {"activationType": activation, "weightType": "QInt8", "reduceRange": hardware.saturates, "excluded": list(config.excluded_nodes)}

@@ -116,7 +116,7 @@ def _step(kind: str, config: QuantizeConfig, **options: object) -> base.Step:
 
 def _static_options(config: QuantizeConfig, graph: base.GraphFacts, hardware: base.HardwareClass) -> dict[str, object]:
     method = config.calibration_method.value
-    return {"transformer": _is_transformer(graph), "reduceRange": common.saturates(hardware), "calibrationMethod": method}
+    return {"transformer": _is_transformer(graph), "reduceRange": hardware.saturates, "calibrationMethod": method}
 
 
 def _is_transformer(graph: base.GraphFacts) -> bool:
