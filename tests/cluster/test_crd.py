@@ -245,6 +245,11 @@ BAD: list[tuple[str, Any, str, str]] = [
                 "architectureArgs and no architecture",
             ),
             ({"student": {"architecture": "my.network"}}, ".student.architecture", "no other code is run"),
+            (
+                {"student": {"architecture": "timm.test_resnet", "architectureArgs": [{"name": "a", "value": "1"}, {"name": "a", "value": "2"}]}},
+                ".student.architectureArgs",
+                "names an argument twice; keep one",
+            ),
         )
     ),
     (
