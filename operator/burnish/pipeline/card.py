@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from burnish.api.job_contract import ArtifactConfig, Result
+from burnish.api.job_contract import ArtifactConfig, BuildRecord, Result, TrainedPass
 from burnish.api.v1alpha1.status import Served, TargetStatus
 from burnish.plugins.base import Tensor
 
@@ -36,12 +36,36 @@ def render(config: ArtifactConfig, digest: str, result: Result | None, preproces
         "",
         *(_measured(result.status) if result else ["Pulled by digest: no verdict was looked up. `burnish report NAME` has the numbers."]),
         "",
+        *(_trained(result.build, config) if result else []),
         "## Where it holds",
         "",
         "Speed and accuracy hold for the hardware class above, this Triton and these resources; measure again elsewhere.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _trained(build: BuildRecord, config: ArtifactConfig) -> list[str]:
+    """The training passes behind this artifact, and whether the same run gives the same weights."""
+    behind = len([step for step in config.steps if any(step["kind"] == p.type for p in build.trained)])
+    if not behind:
+        return []
+    lines = ["## How it was trained", "", *(f"- {p.name}: {_of_pass(p)}" for p in build.trained[:behind]), f"- by {build.trained_with}", ""]
+    alone = build.trained_with.startswith("1 ")
+    words = (
+        "The same data, options and number of CPUs give the same weights on this class of hardware; another number of threads sums in another order."
+        if alone
+        else "Several processes sum gradients in an order that may differ, so another run gives weights that are close, not equal."
+    )
+    return [*lines, words, ""]
+
+
+def _of_pass(done: TrainedPass) -> str:
+    options = done.config.get("finetune")
+    options = options if isinstance(options, dict) else done.config
+    seed = f", seed {options['seed']}" if done.losses and "seed" in options else ""
+    loss = f", loss {done.losses[0]:.3g} to {done.losses[-1]:.3g} in {len(done.losses)} epochs" if done.losses else ""
+    return f"{done.summary}{loss}{seed}"
 
 
 def _preprocessed(preprocess: str) -> list[str]:

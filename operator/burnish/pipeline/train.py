@@ -18,6 +18,7 @@ from burnish.api.job_contract import Evaluated, ExportRecord, ModelFacts, Pipeli
 from burnish.errors import BurnishError, Reason
 from burnish.measurement import equivalence, summary
 from burnish.pipeline import checkpoints, cpus, lesson, samples, team, usage
+from burnish.pipeline.datasets import overlap
 from burnish.pipeline.export import MODEL, declared
 from burnish.pipeline.lowering import passes_of
 from burnish.pipeline.progress import emit
@@ -72,6 +73,9 @@ class _Chain:
         self.examined = self._examined()
         self.first = self.last = self.examined.answers(self.session)
         training = lesson.load(work, request, exported.signature)
+        shared = overlap(training, self.data.evaluation) if training and self.data.evaluation else 0
+        if shared:
+            emit(f"training and evaluation data share {shared} samples, so the score is flattering", warning=True)
         self.model = self._module()
         self.lesson = self._lesson(training)
         self.calibration = self._calibration(training)

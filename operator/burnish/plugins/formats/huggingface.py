@@ -81,6 +81,10 @@ class HuggingFace(base.Format):
         model = _load(dataclasses.replace(source, say=base.silent))  # `export` has said it
         return [model.run(feed) for feed in feeds]
 
+    def module(self, source: base.SourceModel) -> _torch_module.NamedModule:
+        """The class of the task with its weights."""
+        return _load(dataclasses.replace(source, say=base.silent))
+
     def companions(self, path: Path) -> list[Path]:
         """The tokenizer's or image processor's files, and config.json."""
         return [path / name for name in COMPANIONS if name in LocalFiles(path).paths]
