@@ -2,7 +2,8 @@
 
 Each case is an example's manifest with other passes, run as `burnish run` does, once per seed; the ONNX files that it published are then measured bare in ONNX
 Runtime, one thread, interleaved blocks in one process on one CPU, at the case's batch size, against the FP32 baseline of the same run: paired ratios with 99 %
-intervals. Scores are those of all evaluation samples, with the paired one-sided 95 % bound of the drop; the table shows each seed's.
+intervals. Scores are those of all evaluation samples, with the paired one-sided 95 % bound of the drop; the table shows each seed's. ResNet-18, pruned by half, stands
+beside Torch-Pruning called by hand on the same network (compress_by_hand.py), and its gain beside that of its multiply-accumulates.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import copy
 import dataclasses
 import json
 import os
+import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from burnish.measurement import statistics
 from burnish.pipeline import samples
 from burnish.plugins.base import Session
 from burnish.plugins.runtimes import _onnxruntime_session as ort
+from burnish.toolchains import environments
 
 SEEDS = (0, 1, 2)
 MAX_DROP = 0.01
@@ -49,6 +52,8 @@ class Case:
     smaller: float | None = None
     """Largest share of the baseline's bytes."""
     batch: int = 1
+    by_hand: str = ""
+    """An ONNX file in the folder of what was made by hand: the same model, compressed so."""
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Of the manifest's spec."""
 
@@ -67,11 +72,42 @@ CASES = (
     Case("quantization-aware training", "prune", (QAT,), "qat", 2.5),
     Case("SVD", "prune", (FACTORIZE,), "factorize", 1.7),
     Case("16 clusters", "prune", (SHARE,), "shared", None, 0.30),
-    Case("pruning, then quantization-aware training", "prune", (PRUNE, QAT), "qat", None),
+    Case("pruning, then quantization-aware training", "prune", (PRUNE, QAT), "qat"),
+    *(
+        Case(f"{model}: {name}", "prune" if model == "MLP" else "keras", (entry,), candidate, changes=changes)
+        for model, changes in (
+            ("MLP", {"source": {"uri": "file:MADE/mlp.onnx"}}),
+            ("Keras CNN", {"datasets": {"training": {"uri": "file:digits/training.npz"}}}),
+        )
+        for name, entry, candidate in (
+            ("pruning", PRUNE, "prune"),
+            ("training for integers", QAT, "qat"),
+            ("SVD", FACTORIZE, "factorize"),
+            ("16 clusters", SHARE, "shared"),
+        )
+    ),
+    Case(
+        "ResNet-18: structured pruning",
+        "resnet",
+        (PRUNE,),
+        "prune",
+        batch=16,
+        by_hand="resnet-by-hand.onnx",
+        changes={
+            "datasets": {"training": {"uri": "file:MADE/resnet-training.npz"}},
+            "targets": [{"name": "ort", "runtime": "ONNXRuntime", "resources": {"cpu": "1", "memory": "2Gi"}}],
+        },
+    ),
 )
+DIGITS_CASES = 5
+"""The first ones, which have floors and run with all seeds."""
+BY_HAND = 0.97
+"""Of the speed by hand."""
+MACS_SHARE = 0.5
+"""Of the gain in multiply-accumulates, that has to be a gain in speed."""
 
 
-def run(case: Case, seed: int, folder: Path) -> example.Run:
+def run(case: Case, seed: int, folder: Path, made: Path) -> example.Run:
     """The case's manifest, run as a user does."""
     whole = yaml.safe_load((example.EXAMPLES / f"{case.example}.yaml").read_text())
     spec = whole["spec"]
@@ -79,7 +115,8 @@ def run(case: Case, seed: int, folder: Path) -> example.Run:
         spec[field] = {**spec[field], **value} if isinstance(value, dict) and isinstance(spec.get(field), dict) else value
     for entry in (spec["source"], *spec["datasets"].values()):
         if "uri" in entry:
-            entry["uri"] = f"file:{example.EXAMPLES / entry['uri'].removeprefix('file:')}"
+            file = entry["uri"].removeprefix("file:")
+            entry["uri"] = f"file:{made / file.removeprefix('MADE/') if file.startswith('MADE/') else example.EXAMPLES / file}"
     spec["passes"] = [_seeded(entry, seed) for entry in copy.deepcopy(list(case.passes))]
     spec["constraints"] = {"maxSlowdownPercent": 1000}
     spec["measurement"] = {"timeout": "10s"}
@@ -95,17 +132,19 @@ def _seeded(entry: dict[str, Any], seed: int) -> dict[str, Any]:
     return entry
 
 
-def measure(case: Case, seed: int, folder: Path, rounds: int) -> dict[str, Any]:
+def measure(case: Case, seed: int, folder: Path, made: Path, rounds: int) -> dict[str, Any]:
     """One seed's figures."""
-    ran = run(case, seed, folder)
+    ran = run(case, seed, folder, made)
     request = ran.work.load_request()
     data = samples.open_datasets(ran.work, request, ran.work.load(StepName.export, ExportRecord).signature)
     built = {m.name: m for m in ran.work.load(StepName.build, BuildStepRecord).models if m.directory is not None}
     files = {name: ran.work.path(model.directory or "") / "model" / "model.onnx" for name, model in built.items()}
     with machine.kept_to([max(os.sched_getaffinity(0))]):
         sessions: dict[str, Session] = {name: ort.open_session(path, threads=1) for name, path in files.items()}
-        medians = bare.measure(sessions, data.feeds(bare.FEEDS * case.batch, case.batch), rounds)
         scores = score(sessions, data, request)
+        if case.by_hand and (made / case.by_hand).exists():
+            sessions["by hand"] = ort.open_session(made / case.by_hand, threads=1)
+        medians = bare.measure(sessions, data.feeds(bare.FEEDS, case.batch), rounds)
     drop = statistics.score_drop(scores[names.BASELINE], scores[case.candidate])
     found = {
         "seed": seed,
@@ -121,9 +160,11 @@ def measure(case: Case, seed: int, folder: Path, rounds: int) -> dict[str, Any]:
                 "chainSpeed": bare.interval(statistics.paired_ratio(medians[name], medians[case.candidate])),
             }
             for name in sessions
-            if name not in (names.BASELINE, case.candidate)
+            if name not in (names.BASELINE, case.candidate, "by hand")
         },
     }
+    if "by hand" in sessions:
+        found["overByHand"] = bare.interval(statistics.paired_ratio(medians["by hand"], medians[case.candidate]))
     folder_of_training = ran.work.folder(StepName.train) / "record.json"
     if folder_of_training.exists():
         trained = ran.work.load(StepName.train, TrainRecord)
@@ -134,33 +175,45 @@ def measure(case: Case, seed: int, folder: Path, rounds: int) -> dict[str, Any]:
 
 def judge(case: Case, seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The case's row: means over seeds, and whether every target is met."""
-    speeds, drops = [s["speed"]["estimate"] for s in seeds], [s["drop"]["estimate"] for s in seeds]
-    row: dict[str, Any] = {
+    return {
         "case": case.name,
         "example": case.example,
         "passes": [p["type"] for p in case.passes],
         "batch": case.batch,
         "seeds": list(seeds),
-        "speed": spread(speeds),
-        "drop": spread(drops),
+        "speed": spread([s["speed"]["estimate"] for s in seeds]),
+        "drop": spread([s["drop"]["estimate"] for s in seeds]),
         "size": seeds[0]["size"],
-        "targets": [],
+        "targets": [{"what": what, "met": bool(met)} for what, met in targets(case, seeds)],
     }
+
+
+def targets(case: Case, seeds: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, bool]]:
+    """What was to be reached, and whether it was; nothing for small networks, which may get slower: of them every figure stands there, and no floor."""
+    speed = float(np.mean([s["speed"]["estimate"] for s in seeds]))
     if case.faster is not None:
-        row["targets"].append(
-            {"what": f"at least {case.faster}x", "met": all(s["speed"]["high"] >= case.faster for s in seeds) and np.mean(speeds) >= case.faster}
-        )
+        yield f"at least {case.faster}x", speed >= case.faster
     if case.smaller is not None:
-        row["targets"].append({"what": f"at most {case.smaller:.0%} of the bytes", "met": all(s["size"] <= case.smaller for s in seeds)})
-    row["targets"].append(
-        {"what": f"within {MAX_DROP} of the score by its interval, or refused", "met": all(s["drop"]["high"] <= MAX_DROP for s in seeds)}
-    )
+        yield f"at most {case.smaller:.0%} of the bytes", all(s["size"] <= case.smaller for s in seeds)
     if len(case.passes) > 1:
-        slower = [name for s in seeds for name, other in s["others"].items() if other["chainSpeed"]["high"] < 1]
-        row["targets"].append({"what": "not slower than its parts, or the gate keeps those", "met": not slower, "slower": sorted(set(slower))})
-    for target in row["targets"]:
-        target["met"] = bool(target["met"])
-    return row
+        yield (
+            "not slower than the faster of its parts, or the gate keeps that",
+            all(o["chainSpeed"]["high"] >= 1 for s in seeds for o in s["others"].values()),
+        )
+    if "overByHand" in seeds[0]:
+        yield f"at least {BY_HAND} of the speed by hand ({figures.interval(seeds[0]['overByHand'])})", seeds[0]["overByHand"]["high"] >= BY_HAND
+        gain = MACS_SHARE / seeds[0]["macs"]
+        yield f"at least {gain:.2f}x, half of the gain in multiply-accumulates", speed >= gain
+    if case in CASES[:DIGITS_CASES]:
+        yield f"each seed within {MAX_DROP} of the score by its interval", all(s["drop"]["high"] <= MAX_DROP for s in seeds)
+
+
+def make(folder: Path) -> None:
+    """What compress_by_hand.py leaves."""
+    folder.mkdir()
+    python = environments.ensure("torch", print).python
+    weights = example.EXAMPLES / ".work" / "resnet" / "model.safetensors"
+    subprocess.run([python, Path(__file__).with_name("compress_by_hand.py"), folder, weights], check=True)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -174,15 +227,17 @@ def main() -> None:
     options = parser.parse_args()
     machine.end_cleanly_on_sigterm()
     about, rows, load = machine.describe(), [], []
-    for case in CASES:
-        found = []
-        for seed in SEEDS[:1] if options.quick else SEEDS:
-            print(f"{case.name}, seed {seed} ...", flush=True)
-            with tempfile.TemporaryDirectory(prefix="burnish-compression-") as folder:
-                found.append(measure(case, seed, Path(folder) / "case", 20 if options.quick else 150))
-            print(json.dumps(found[-1]), flush=True)
-        load.append(machine.load_average())
-        rows.append(judge(case, found))
+    with tempfile.TemporaryDirectory(prefix="burnish-compression-") as folder:
+        made = Path(folder) / "made"
+        make(made)
+        for number, case in enumerate(CASES):
+            found = []
+            for seed in SEEDS if number < DIGITS_CASES and not options.quick else SEEDS[:1]:
+                print(f"{case.name}, seed {seed} ...", flush=True)
+                found.append(measure(case, seed, Path(folder) / f"{number}-{seed}", made, 20 if options.quick else 150))
+                print(json.dumps(found[-1]), flush=True)
+            load.append(machine.load_average())
+            rows.append(judge(case, found))
     figures.print_table(
         ["model", "passes", "speed, mean over seeds", "size", "drop of the score", "target", "met"],
         [
@@ -196,7 +251,7 @@ def main() -> None:
                 "yes" if target["met"] else "NO",
             ]
             for row in rows
-            for position, target in enumerate(row["targets"])
+            for position, target in enumerate(row["targets"] or [{"what": "none", "met": True}])
         ],
     )
     figures.save("compression", {"machine": about, "loadAverage": load, "rows": rows}, quick=options.quick)
