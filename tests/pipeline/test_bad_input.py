@@ -83,7 +83,7 @@ def save(project, name: str = "data.npz", **arrays: np.ndarray) -> None:
             ["spec.constraints.latency[0].load", "peak", "single"],
             id="unknown load",
         ),
-        pytest.param({"passes": [{"type": "Prune"}]}, ["spec.passes[0].type", "Quantize"], id="unknown pass"),
+        pytest.param({"passes": [{"type": "Sparsify"}]}, ["spec.passes[0].type", "Quantize"], id="unknown pass"),
         pytest.param({"passes": [{"type": "Quantize", "quantize": {"precision": "INT2"}}]}, ["spec.passes[0].quantize.precision", "INT8"], id="enum"),
         pytest.param({"targets": [{"name": "CPU", "runtime": "ONNXRuntime"}]}, ["spec.targets[0].name"], id="upper case name"),
         pytest.param({"targets": [{"name": "cpu", "runtime": "TensorRT"}]}, ["spec.targets[0].runtime", "ONNXRuntime"], id="unknown runtime"),
@@ -180,7 +180,7 @@ def test_download_with_another_digest_is_refused(refused, site):
         ({"uri": "file:absent.onnx"}, "SourceNotFound", "absent.onnx"),
         ({"uri": "model.onnx"}, "InvalidManifest", "file:model.onnx"),
         ({"uri": "http://localhost/model.onnx"}, "InvalidManifest", "https:"),
-        ({"uri": "gs://bucket/model.onnx"}, "InvalidManifest", "gs:"),
+        ({"uri": "ftp://host/model.onnx"}, "InvalidManifest", "ftp:"),
         ({"uri": "file:model.onnx", "digest": NO_DIGEST}, "DigestMismatch", NO_DIGEST),
     ],
 )
