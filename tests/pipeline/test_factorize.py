@@ -116,7 +116,7 @@ def test_the_factorize_example_is_served(project, examples) -> None:
     ran = project.run(examples / "factorize.yaml", "--work", project.path / "work", timeout=600)
     assert ran.code == 0, ran.stderr
     assert ran.target["artifact"]["served"] == "Candidate"
-    (record,) = (json.loads(path.read_text()) for path in (project.path / "work").glob("**/train/record.json"))
+    (record,) = (json.loads(path.read_text()) for path in (project.path / "work").glob("**/03-train/record.json"))
     (made,) = record["passes"]
     assert made["facts"]["macs"] <= 0.3 * record["original"]["macs"]
     assert made["facts"]["score"]["drop"] <= 0.01

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from burnish.api import numbers
-from burnish.api.job_contract import EquivalenceSummary, ModelFacts, TrainedPass
+from burnish.api.job_contract import CandidateBuild, EquivalenceSummary, ModelFacts, ScoreSummary, TrainedPass
 from burnish.pipeline.report import figures, wording
 from burnish.pipeline.report.inputs import ReportInput
 from burnish.pipeline.report.tables import Cell, Row
@@ -15,12 +15,32 @@ HEADS = ("Weights", "Multiply-accumulates", "Size as ONNX", "Score", "Outputs, w
 
 
 def rows(data: ReportInput) -> list[Row]:
-    """The original, then each pass: label and a cell per head; nothing where no pass trains."""
+    """The original, each training pass, then what the runtime made of the last one; nothing where no pass trains."""
     build = data.build
     if build.original is None:
         return []
     first = Row("original", (*_facts(build.original, None), Cell(), Cell(), Cell()))
-    return [first, *(_row(step, build.original) for step in build.trained)]
+    trained = [step.name for step in build.trained]
+    after = [_built(data, c) for c in build.candidates if c.name not in trained and c.artifact is not None]
+    return [first, *(_row(step, build.original) for step in build.trained), *after]
+
+
+def _built(data: ReportInput, candidate: CandidateBuild) -> Row:
+    """What the runtime's own passes made: its figures are those that were measured."""
+    found, usage = data.summary(candidate.name), candidate.usage
+    assert candidate.artifact is not None  # noqa: S101  # whoever asks has looked
+    size = Cell(numbers.size(candidate.artifact.size_bytes), f"as built, {_share(candidate.artifact.size_bytes, data.build.baseline.size_bytes)}")
+    score = Cell()
+    if found.score is not None:
+        drop = wording.drop_interval(found.score)
+        score = Cell(numbers.text(found.score.candidate, drop, 2), _lost(found.score))
+    took = Cell(f"{usage.seconds:.1f} s") if usage else Cell()
+    return Row(candidate.name, (Cell(), Cell(), size, score, _cosines(found.equivalence, None), Cell("none", candidate.summary), took))
+
+
+def _lost(score: ScoreSummary) -> str:
+    drop = wording.drop_interval(score)
+    return f"{wording.loss(score)} {numbers.text(drop.estimate, drop, 2)}, at most {numbers.text(drop.high, drop, 2)} (95 %)"
 
 
 def _row(step: TrainedPass, original: ModelFacts) -> Row:
@@ -42,7 +62,7 @@ def _facts(facts: ModelFacts, original: ModelFacts | None) -> tuple[Cell, ...]:
     if score is None:
         return weights, macs, size, Cell()
     drop = wording.drop_interval(score)
-    detail = f"{wording.loss(score)} {numbers.text(drop.estimate, drop, 2)}, at most {numbers.text(drop.high, drop, 2)} (95 %)" if original else ""
+    detail = _lost(score) if original else ""
     return weights, macs, size, Cell(numbers.text(score.candidate, drop, 2) if original else f"{score.candidate:.4g}", detail)
 
 
