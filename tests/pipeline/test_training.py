@@ -81,6 +81,10 @@ def test_chain_of_passes_leaves_a_candidate_each_and_the_truth_about_every_step(
     page = (project.path / "report.html").read_text()
     assert "The chain of training passes" in page
     assert f"{prune.facts.macs:,}" in page
+    assert page.count("as built, ") == 1  # of what the runtime made of the last one
+    assert project.burnish("pull", "trained", "--output", project.path / "pulled", "--store", project.store).code == 0
+    card = (project.path / "pulled" / "CARD.md").read_text()
+    assert "## How it was trained" in card and "seed 0" in card and "1 process, no sockets" in card
     again = project.run(trainee(PRUNE, finetune(2), {"type": "Quantize", "quantize": {"mode": "Dynamic"}}))
     assert (again.code, again.steps) == (0, ["resolve"])
 

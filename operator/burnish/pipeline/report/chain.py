@@ -92,6 +92,10 @@ def _joined(*parts: str) -> str:
     return "; ".join(part for part in parts if part)
 
 
+_MARKS = "osv"
+"""Lines often lie on each other."""
+
+
 def figure(data: ReportInput) -> str | None:
     """Weights that aren't zero, multiply-accumulates and bytes after each pass, as shares of the original's; the score beside it."""
     original = data.build.original
@@ -110,7 +114,15 @@ def figure(data: ReportInput) -> str | None:
     def plot(axes: Any) -> None:
         left, right = axes
         for number, (label, values) in enumerate(shares):
-            left.plot([100 * v for v in values], range(len(models)), "o-", color=figures.SIDES[number + 1], label=label, linewidth=1.4, markersize=4)
+            left.plot(
+                [100 * v for v in values],
+                range(len(models)),
+                f"{_MARKS[number]}-",
+                color=figures.SIDES[number + 1],
+                label=label,
+                linewidth=1.4,
+                markersize=4,
+            )
         left.set(xlim=(0, 105), ylim=(len(models) - 0.5, -0.6), xlabel="% of the original's")
         left.set_yticks(range(len(models)), names, color=figures.INK)
         left.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=1, borderaxespad=0.2, borderpad=0)
