@@ -111,7 +111,7 @@ def spec(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-@pytest.mark.parametrize("runtime", ["ONNXRuntime", "OpenVINO"])
+@pytest.mark.parametrize("runtime", ["ONNXRuntime", pytest.param("OpenVINO", marks=pytest.mark.long)])
 def test_trained_integers_are_measured_beside_plain_static_ones(tmp_path: Path, runtime: str) -> None:
     project = Project(tmp_path)
     targets = [{"name": "cpu", "runtime": runtime, "resources": {"cpu": "1", "memory": "1Gi"}}]
@@ -121,6 +121,7 @@ def test_trained_integers_are_measured_beside_plain_static_ones(tmp_path: Path, 
     assert all(c["reason"] != "CandidateNotLoadable" for c in found.values())
 
 
+@pytest.mark.long  # the unit test of `lower` says so too
 def test_report_says_why_there_is_no_comparison_without_calibration_data(tmp_path: Path) -> None:
     project = Project(tmp_path)
     datasets = {name: entry for name, entry in spec()["datasets"].items() if name != "calibration"}

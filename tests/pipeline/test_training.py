@@ -159,6 +159,7 @@ def test_damaged_checkpoint_is_left_out_and_the_work_starts_over(project: Projec
     assert "epoch 1 of 20" in ran.stderr
 
 
+@pytest.mark.long
 def test_checkpoint_of_other_data_is_never_gone_on_from(project: Project, trainee: Any) -> None:
     manifest = trainee(finetune(20, batchSize=4))
     _kill_after_two_epochs(project, manifest)
