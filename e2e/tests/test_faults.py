@@ -98,9 +98,9 @@ def test_candidate_that_triton_does_not_load_is_refused(space: Space, installati
     space.apply(model)
     pod = _pod(space, lambda _: True)
     steps = Path(installation.kubeconfig).parent / "kubelet/pods" / pod["metadata"]["uid"] / "volumes/kubernetes.io~empty-dir/work/steps"
-    while not (steps / "04-build/record.json").exists():
+    while not (steps / "05-build/record.json").exists():
         time.sleep(0.01)
-    file = steps / "04-build/repository/dynamic/1/model.onnx"
+    file = steps / "05-build/repository/dynamic/1/model.onnx"
     content = file.read_bytes()
     file.unlink()  # it may be a hard link to the artifact's
     file.write_bytes(content[: len(content) // 2])

@@ -187,7 +187,7 @@ def built(tiny, tmp_path) -> Path:
     work = tmp_path / "work"
     (made,) = (tiny.project.path / "work").glob("*/cpu")
     shutil.copytree(made, work)
-    for name in ("05-measure", "06-publish"):
+    for name in ("06-measure", "07-publish"):
         shutil.rmtree(work / "steps" / name)
     return work
 
@@ -202,7 +202,7 @@ def step(work: Path, name: str, *options: object) -> subprocess.CompletedProcess
 
 def spoil(work: Path, name: str) -> None:
     """Cut the model that Triton will load; the artifact stays whole."""
-    path = work / "steps" / "04-build" / "repository" / name / "1" / "model.onnx"
+    path = work / "steps" / "05-build" / "repository" / name / "1" / "model.onnx"
     data = path.read_bytes()
     path.unlink()  # it may be a hard link to the artifact's
     path.write_bytes(data[: len(data) // 2])
@@ -213,7 +213,7 @@ def test_candidate_that_triton_does_not_load_is_refused_in_its_words(built, tmp_
     assert step(built, "measure").returncode == 0, "a finding, not a failure"
     published = step(built, "publish", "--store", tmp_path / "store")
     assert published.returncode == 0, published.stderr
-    status = json.loads((built / "steps" / "06-publish" / "record.json").read_text())["status"]
+    status = json.loads((built / "steps" / "07-publish" / "record.json").read_text())["status"]
     assert (status["state"], status["reason"]) == ("Refused", "CandidateNotLoadable")
     (candidate,) = status["candidates"]
     assert (candidate["verdict"], candidate["reason"]) == ("Refused", "CandidateNotLoadable")
@@ -225,6 +225,6 @@ def test_candidate_that_triton_does_not_load_is_refused_in_its_words(built, tmp_
 def test_baseline_that_triton_does_not_load_is_a_failure(built):
     spoil(built, "baseline")
     assert step(built, "measure").returncode == 65
-    failure = json.loads((built / "steps" / "05-measure" / "failure.json").read_text())
+    failure = json.loads((built / "steps" / "06-measure" / "failure.json").read_text())
     assert failure["reason"] == "BaselineNotLoadable"
-    assert not (built / "steps" / "05-measure" / "record.json").exists()
+    assert not (built / "steps" / "06-measure" / "record.json").exists()
