@@ -1,0 +1,122 @@
+"""Checkpoints on their way into the store and back: what was written by a process that runs a model's code is only ever bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from burnish.api import requests
+from burnish.api.job_contract import CheckpointRecord, PipelineRequest, Plan, ResolveRecord, SourceRecord, StepName, TargetPlan, TreeRef
+from burnish.api.v1alpha1.optimized_model import OptimizedModel
+from burnish.api.v1alpha1.status import Lookup
+from burnish.pipeline import keep
+from burnish.pipeline.workdir import WorkDir
+from burnish.plugins.base import HardwareClass
+from burnish.store.store import Store, open_store
+
+KEY = "a" * 64
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> WorkDir:
+    return WorkDir(tmp_path / "work")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "store")
+
+
+def leave(work: WorkDir, content: bytes, position: int = 0, digest: str | None = None) -> Path:
+    """A checkpoint as the training step leaves it."""
+    folder = work.folder(StepName.train) / keep.CHECKPOINTS
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"pass-{position:02d}.pt"
+    path.write_bytes(content)
+    path.with_suffix(".json").write_text(json.dumps({"work": KEY, "sha256": digest or hashlib.sha256(content).hexdigest()}))
+    return path
+
+
+def filed(store: Store) -> dict[int, bytes]:
+    record = store.get_record(keep.CHECKPOINTS, KEY, CheckpointRecord)
+    return {c.position: store.read_blob(c.digest) for c in record.files} if record else {}
+
+
+def test_each_checkpoint_is_filed_once_and_replaced_by_the_next_of_its_pass(work: WorkDir, store: Store) -> None:
+    keeper = keep.Keeper(work, KEY, store)
+    assert keeper.file_new() == 0
+    leave(work, b"first")
+    assert (keeper.file_new(), keeper.file_new()) == (1, 0)
+    leave(work, b"second")
+    leave(work, b"other", 1)
+    assert keeper.file_new() == 2
+    assert filed(store) == {0: b"second", 1: b"other"}
+    assert keep.Keeper(work, KEY, store).file_new() == 0  # another process knows it too
+
+
+def test_what_is_half_written_or_no_file_of_its_own_is_left_out(work: WorkDir, store: Store, tmp_path: Path) -> None:
+    leave(work, b"half", digest="0" * 64)
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"not yours")
+    linked = leave(work, b"not yours", 1)
+    linked.unlink()
+    linked.symlink_to(secret)
+    described = leave(work, b"content", 2).with_suffix(".json")
+    target = described.rename(tmp_path / "described")
+    described.symlink_to(target)
+    leave(work, b"content", 3).with_suffix(".json").write_text("[1")
+    assert keep.Keeper(work, KEY, store).file_new() == 0
+    assert filed(store) == {}
+
+
+def test_checkpoint_larger_than_the_cap_is_left_out(work: WorkDir, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keep, "MAX_BYTES", 3)
+    leave(work, b"large")
+    assert keep.Keeper(work, KEY, store).file_new() == 0
+
+
+def test_what_was_filed_comes_back_and_is_forgotten_when_the_work_is_done(work: WorkDir, store: Store, tmp_path: Path) -> None:
+    leave(work, b"state")
+    keep.Keeper(work, KEY, store).file_new()
+    later = WorkDir(tmp_path / "later")
+    assert keep.bring(later, KEY, store) == "steps/01-stage/checkpoints"
+    assert (later.folder(StepName.stage) / "checkpoints/pass-00.pt").read_bytes() == b"state"
+    assert keep.bring(WorkDir(tmp_path / "else"), "b" * 64, store) is None  # other work
+    keep.forget(KEY, store)
+    assert filed(store) == {}
+    assert keep.bring(WorkDir(tmp_path / "last"), KEY, store) is None
+
+
+def request() -> PipelineRequest:
+    """Of a target whose artifact key is KEY."""
+    spec = {"source": {"uri": "s3://models/m.onnx"}, "targets": [{"name": "cpu", "runtime": "ONNXRuntime"}]}
+    model = OptimizedModel.model_validate({"metadata": {"name": "m"}, "spec": spec})
+    hardware = HardwareClass(architecture="x86-64", vendor="AuthenticAMD", isa=())
+    asked = requests.resolve_request(model, base="", hardware_class=hardware, serving_image="local-cpu")
+    digest = f"sha256:{'c' * 64}"
+    source = SourceRecord(uri="s3://models/m.onnx", tree=TreeRef(digest=digest, is_directory=False, files=()), fetched_at="")
+    plan = TargetPlan(target="cpu", plan=Plan.Build, artifact_key=KEY, artifact=Lookup.Miss, measurement=Lookup.Miss)
+    return requests.pipeline_request(asked, ResolveRecord(source=source, targets=(plan,)), model.spec.targets[0], plan, hardware_class=hardware)
+
+
+def test_sidecar_files_once_more_when_its_pod_ends(work: WorkDir, store: Store, tmp_path: Path) -> None:
+    """SIGTERM comes when the last container has ended; what the step left right before is not lost."""
+    work.save_request(request())
+    command = [sys.executable, "-m", "burnish.pipeline.keep", "--work", work.root, "--store", tmp_path / "store"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        leave(work, b"first")
+        deadline = time.monotonic() + 30
+        while not filed(store) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        leave(work, b"last")
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, filed(store)) == (0, {0: b"last"}), said
+    assert "Traceback" not in said
