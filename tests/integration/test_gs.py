@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import trustme
+from tests.integration.fetching import fetched
 
-from burnish.api.job_contract import SourceRecord
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import fetch
 from burnish.pipeline.processes import child_environment
@@ -60,12 +60,6 @@ def bucket(server: Front, authority: trustme.CA, tmp_path: Path, monkeypatch: py
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return open_store(tmp_path / "store")
-
-
-def fetched(uri: str, store: Store, *, max_bytes: int = 2**30, max_files: int = 100, **more: Any) -> SourceRecord:
-    limits = fetch.FetchLimits(max_bytes=max_bytes, max_files=max_files, idle_seconds=5)
-    options = {"digest": None, "refresh": None, "field": "spec.source.uri", "progress": lambda *_, **__: None, **more}
-    return fetch.fetch(uri, Path("/"), store, limits=limits, **options)
 
 
 def refused(uri: str, store: Store, **more: Any) -> BurnishError:

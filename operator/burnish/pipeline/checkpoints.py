@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from burnish.api.job_contract import PipelineRequest, StageRecord, StepName
-from burnish.pipeline.keep import CHECKPOINTS
+from burnish.pipeline.keep import CHECKPOINTS, file_name
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
 
@@ -32,10 +33,10 @@ class Memory:
         import torch
 
         self._own.mkdir(parents=True, exist_ok=True)
-        path = self._own / self._file(position)
+        path = self._own / file_name(position)
         partial = path.with_suffix(".partial")
         torch.save(dict(state), partial)
-        digest = hashlib.sha256(partial.read_bytes()).hexdigest()
+        digest = _digest(partial)
         partial.replace(path)
         described = path.with_suffix(".json.partial")
         described.write_text(json.dumps({"work": self._work, "position": position, "sha256": digest, "bytes": path.stat().st_size}))
@@ -46,12 +47,12 @@ class Memory:
         import torch
 
         for folder in filter(None, (self._own, self._earlier)):
-            path = folder / self._file(position)
+            path = folder / file_name(position)
             if not path.is_file() or path.is_symlink():
                 continue
             try:
                 described = json.loads(path.with_suffix(".json").read_text())
-                if described["work"] != self._work or described["sha256"] != hashlib.sha256(path.read_bytes()).hexdigest():
+                if described["work"] != self._work or described["sha256"] != _digest(path):
                     raise ValueError("its digest is another")
                 found: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # whatever a damaged file makes the library raise
@@ -62,5 +63,7 @@ class Memory:
             return found
         return None
 
-    def _file(self, position: int) -> str:
-        return f"pass-{position:02d}.pt"
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -34,6 +34,11 @@ MAX_POSITIONS = 16
 _CHUNK = 2**20
 
 
+def file_name(position: int) -> str:
+    """Of the checkpoint of a pass; what describes it stands beside it and ends in .json."""
+    return f"pass-{position:02d}.pt"
+
+
 class Keeper:
     """Files the checkpoints of one work directory as they come."""
 
@@ -50,11 +55,11 @@ class Keeper:
         """
         new = 0
         for position in range(MAX_POSITIONS):
-            digest = _described(self._folder / f"pass-{position:02d}.json")
+            digest = _described((self._folder / file_name(position)).with_suffix(".json"))
             known = self._filed.get(position)
             if digest is None or (known is not None and known.digest == digest):
                 continue
-            blob = self._put(self._folder / f"pass-{position:02d}.pt", digest)
+            blob = self._put(self._folder / file_name(position), digest)
             if blob is None:
                 continue  # the next one replaced it meanwhile
             self._filed[position] = Checkpoint(position=position, digest=blob)
@@ -71,7 +76,7 @@ class Keeper:
             return None
         with os.fdopen(descriptor, "rb") as file:
             facts = os.fstat(descriptor)
-            if not stat.S_ISREG(facts.st_mode) or facts.st_size > MAX_BYTES or _digest(file) != digest:
+            if not stat.S_ISREG(facts.st_mode) or facts.st_size > MAX_BYTES or f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" != digest:
                 return None
             file.seek(0)
             return self._store.put_stream(file)
@@ -88,13 +93,6 @@ def _described(path: Path) -> str | None:
     return f"sha256:{found}" if isinstance(found, str) else None
 
 
-def _digest(file: object) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(_CHUNK):  # type: ignore[attr-defined]  # a binary file
-        digest.update(chunk)
-    return f"sha256:{digest.hexdigest()}"
-
-
 def bring(work: WorkDir, artifact_key: str, store: Store) -> str | None:
     """Put the checkpoints of an earlier attempt into the work directory; where they are, relative to it, or None where there are none.
 
@@ -103,7 +101,7 @@ def bring(work: WorkDir, artifact_key: str, store: Store) -> str | None:
     record = store.get_record(CHECKPOINTS, artifact_key, CheckpointRecord)
     target = work.folder(StepName.stage) / CHECKPOINTS
     for found in record.files if record else ():
-        path = target / f"pass-{found.position:02d}.pt"
+        path = target / file_name(found.position)
         try:
             target.mkdir(parents=True, exist_ok=True)
             store.copy_blob(found.digest, path)

@@ -133,10 +133,10 @@ def _invalid(message: str) -> BurnishError:
 class Examined:
     """Answers of each model of a chain to the evaluation samples, so that each can be compared with the one before and with the original."""
 
-    def __init__(self, request: PipelineRequest, data: Dataset | None, feeds: Sequence[dict[str, np.ndarray]], batch: int) -> None:
+    def __init__(self, request: PipelineRequest, data: Dataset | None, feeds: Sequence[dict[str, np.ndarray]]) -> None:
         self.spec = request.datasets.evaluation if data else None
         self.labels = data.labels[:MAX_EXAMINED] if data and data.labels is not None else None
-        self.feeds, self.batch = feeds, batch
+        self.feeds = feeds
 
     def answers(self, session: Session) -> dict[str, np.ndarray]:
         """Output name -> (samples, ...)."""

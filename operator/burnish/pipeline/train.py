@@ -27,9 +27,6 @@ from burnish.plugins import base as plugins
 from burnish.plugins import order, registry
 from burnish.serving import images
 
-EXACT = 1e-3
-"""What the export of a trained module may change, as a share of the largest value: the bound of every preserving step."""
-
 
 def run(work: WorkDir) -> TrainRecord:
     """Train, and leave `<name>/model.onnx` of each pass.
@@ -111,9 +108,9 @@ class _Chain:
         batch = lesson.ASKED if self.data.is_batched else 1
         if best is None:
             batch = self.data.smallest_batch
-            return lesson.Examined(self.request, None, self.data.feeds(samples.MADE_UP, batch), batch)
+            return lesson.Examined(self.request, None, self.data.feeds(samples.MADE_UP, batch))
         few = dataclasses.replace(best, arrays={name: array[: lesson.MAX_EXAMINED] for name, array in best.arrays.items()})
-        return lesson.Examined(self.request, self.data.evaluation, few.feeds(batch), batch)
+        return lesson.Examined(self.request, self.data.evaluation, few.feeds(batch))
 
     def _lesson(self, data: Any) -> plugins.Lesson | None:
         if data is None:
@@ -137,7 +134,8 @@ class _Chain:
         """Run one pass."""
         plugin = registry.passes()[entry.name]
         assert isinstance(plugin, plugins.TrainingPass)  # noqa: S101  # `training_part` gave it
-        name = self._name(plugin.short)
+        taken = sum(done.type == entry.name for done in self.passes)
+        name = f"{plugin.short}-{taken + 1}" if taken else plugin.short
         bench = _Bench(self, entry.name, number, count)
         meter = usage.Meter()
         try:
@@ -176,10 +174,6 @@ class _Chain:
                 notes=made.notes,
             )
         )
-
-    def _name(self, short: str) -> str:
-        taken = sum(p.name.partition(".")[0].rstrip("0123456789-") == short for p in self.passes)
-        return f"{short}-{taken + 1}" if taken else short
 
     def _export(self, model: Any, path: Path, *, exact: bool = True) -> plugins.GraphFacts:
         """Write the module as ONNX; its signature and its answers stay what they are."""

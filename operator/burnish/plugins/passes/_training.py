@@ -5,6 +5,7 @@ An epoch starts from its seed alone, so a run that goes on from a checkpoint see
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -88,6 +89,26 @@ class TrainingOptions(Schedule):
     def learns_from_original(self) -> bool:
         """It has a soft loss."""
         return self.epochs > 0 and self.distill is not None
+
+
+class ByOptions(base.TrainingPass):
+    """A pass whose need for data follows from how it trains."""
+
+    @abc.abstractmethod
+    def training(self, config: base.PassConfig) -> TrainingOptions:
+        """How it trains, out of its own options."""
+
+    def trains(self, config: base.PassConfig) -> bool:
+        """Where there is an epoch."""
+        return self.training(config).epochs > 0
+
+    def needs_labels(self, config: base.PassConfig) -> bool:
+        """For a hard loss."""
+        return self.training(config).needs_labels
+
+    def learns_from_original(self, config: base.PassConfig) -> bool:
+        """For a soft loss."""
+        return self.training(config).learns_from_original
 
 
 @dataclasses.dataclass

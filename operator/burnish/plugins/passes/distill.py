@@ -43,25 +43,17 @@ class DistillConfig(base.PassConfig, _training.FromOriginal, _training.Schedule)
         return _training.TrainingOptions(**given, distill=_training.FromOriginal(alpha=self.alpha, temperature=self.temperature))
 
 
-class Distill(base.TrainingPass):
+class Distill(_training.ByOptions):
     """Train a student on the original's answers."""
 
     name: ClassVar[str] = "Distill"
     short: ClassVar[str] = "distill"
     config: ClassVar[type[base.PassConfig]] = DistillConfig
 
-    def trains(self, config: base.PassConfig) -> bool:
-        """Always."""
-        return True
-
-    def needs_labels(self, config: base.PassConfig) -> bool:
-        """Unless it learns from the original alone."""
+    def training(self, config: base.PassConfig) -> _training.TrainingOptions:
+        """With the original, always."""
         assert isinstance(config, DistillConfig)  # noqa: S101  # the registry pairs pass and config
-        return float(config.alpha) > 0
-
-    def learns_from_original(self, config: base.PassConfig) -> bool:
-        """Always."""
-        return True
+        return config.options
 
     def misplaced(self, config: base.PassConfig, before: Sequence[base.PassRequest], after: Sequence[base.PassRequest]) -> str:
         """There is one student: its own, or what a pass before left."""

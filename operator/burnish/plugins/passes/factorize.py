@@ -56,27 +56,17 @@ class FactorizeConfig(base.PassConfig):
         return value
 
 
-class Factorize(base.TrainingPass):
+class Factorize(_training.ByOptions):
     """Split layers."""
 
     name: ClassVar[str] = "Factorize"
     short: ClassVar[str] = "factorize"
     config: ClassVar[type[base.PassConfig]] = FactorizeConfig
 
-    def trains(self, config: base.PassConfig) -> bool:
+    def training(self, config: base.PassConfig) -> _training.TrainingOptions:
         """Afterwards."""
         assert isinstance(config, FactorizeConfig)  # noqa: S101  # the registry pairs pass and config
-        return config.finetune.epochs > 0
-
-    def needs_labels(self, config: base.PassConfig) -> bool:
-        """For a hard loss."""
-        assert isinstance(config, FactorizeConfig)  # noqa: S101  # the registry pairs pass and config
-        return config.finetune.needs_labels
-
-    def learns_from_original(self, config: base.PassConfig) -> bool:
-        """Where the training does."""
-        assert isinstance(config, FactorizeConfig)  # noqa: S101  # the registry pairs pass and config
-        return config.finetune.learns_from_original
+        return config.finetune
 
     def misplaced(self, config: base.PassConfig, before: Sequence[base.PassRequest], after: Sequence[base.PassRequest]) -> str:
         """After single weights were set to zero, and a second time."""

@@ -16,7 +16,7 @@ class FinetuneConfig(base.PassConfig, _training.TrainingOptions):
     epochs: Annotated[int, Field(ge=1, le=10_000)] = Field(default=3, description="Times that the training data is gone through.")
 
 
-class Finetune(base.TrainingPass):
+class Finetune(_training.ByOptions):
     """Train on."""
 
     name: ClassVar[str] = "Finetune"
@@ -24,19 +24,10 @@ class Finetune(base.TrainingPass):
     shrinks: ClassVar[bool] = False
     config: ClassVar[type[base.PassConfig]] = FinetuneConfig
 
-    def trains(self, config: base.PassConfig) -> bool:
-        """Always."""
-        return True
-
-    def needs_labels(self, config: base.PassConfig) -> bool:
-        """Unless it learns from the original alone."""
+    def training(self, config: base.PassConfig) -> _training.TrainingOptions:
+        """As it says itself."""
         assert isinstance(config, FinetuneConfig)  # noqa: S101  # the registry pairs pass and config
-        return config.needs_labels
-
-    def learns_from_original(self, config: base.PassConfig) -> bool:
-        """Where `distill` says so."""
-        assert isinstance(config, FinetuneConfig)  # noqa: S101  # the registry pairs pass and config
-        return config.learns_from_original
+        return config
 
     def apply(self, config: base.PassConfig, model: Any, bench: base.Bench) -> base.TrainedModel:
         """Train all weights.

@@ -77,28 +77,18 @@ class PruneConfig(base.PassConfig):
         return value
 
 
-class Prune(base.TrainingPass):
+class Prune(_training.ByOptions):
     """Remove channels or weights."""
 
     name: ClassVar[str] = "Prune"
     short: ClassVar[str] = "prune"
     config: ClassVar[type[base.PassConfig]] = PruneConfig
 
-    def trains(self, config: base.PassConfig) -> bool:
-        """For the training afterwards, and for gradients."""
+    def training(self, config: base.PassConfig) -> _training.TrainingOptions:
+        """Afterwards; gradients are of the same loss, also where nothing is trained with it."""
         assert isinstance(config, PruneConfig)  # noqa: S101  # the registry pairs pass and config
-        return config.finetune.epochs > 0 or config.importance is Importance.Taylor
-
-    def needs_labels(self, config: base.PassConfig) -> bool:
-        """For a hard loss."""
-        assert isinstance(config, PruneConfig)  # noqa: S101  # the registry pairs pass and config
-        hard = config.finetune.distill is None or float(config.finetune.distill.alpha) > 0
-        return config.finetune.needs_labels or (config.importance is Importance.Taylor and hard)
-
-    def learns_from_original(self, config: base.PassConfig) -> bool:
-        """Where the training does."""
-        assert isinstance(config, PruneConfig)  # noqa: S101  # the registry pairs pass and config
-        return config.finetune.distill is not None and self.trains(config)
+        options = config.finetune
+        return options.model_copy(update={"epochs": max(1, options.epochs)}) if config.importance is Importance.Taylor else options
 
     def reads_calibration(self, config: base.PassConfig) -> bool:
         """For activations."""

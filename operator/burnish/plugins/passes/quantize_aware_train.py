@@ -21,7 +21,7 @@ class QuantizeAwareTrainConfig(base.PassConfig, _training.TrainingOptions):
     )
 
 
-class QuantizeAwareTrain(base.TrainingPass):
+class QuantizeAwareTrain(_training.ByOptions):
     """Train with rounded weights and activations; what comes out runs on integers."""
 
     name: ClassVar[str] = "QuantizeAwareTrain"
@@ -29,19 +29,10 @@ class QuantizeAwareTrain(base.TrainingPass):
     is_exact: ClassVar[bool] = False
     config: ClassVar[type[base.PassConfig]] = QuantizeAwareTrainConfig
 
-    def trains(self, config: base.PassConfig) -> bool:
-        """Always."""
-        return True
-
-    def needs_labels(self, config: base.PassConfig) -> bool:
-        """Unless it learns from the original alone."""
+    def training(self, config: base.PassConfig) -> _training.TrainingOptions:
+        """As it says itself."""
         assert isinstance(config, QuantizeAwareTrainConfig)  # noqa: S101  # the registry pairs pass and config
-        return config.needs_labels
-
-    def learns_from_original(self, config: base.PassConfig) -> bool:
-        """Where `distill` says so."""
-        assert isinstance(config, QuantizeAwareTrainConfig)  # noqa: S101  # the registry pairs pass and config
-        return config.learns_from_original
+        return config
 
     def reads_calibration(self, config: base.PassConfig) -> bool:
         """For the quantization after training that it is compared with."""
