@@ -60,8 +60,16 @@ load_images() {
     refs=$(tar -xOf "$tar" manifest.json | tr ',' '\n' | sed -n 's/.*"\([^"]*:[^"]*\)"\].*/\1/p; s/.*RepoTags":\["\([^"]*\)".*/\1/p' | sort -u)
     for ref in $refs; do
       if ! grep -qx "$ref" <<<"$there"; then
-        local start=$SECONDS
+        local start=$SECONDS size free
+        size=$(stat --format %s "$tar") free=$(df --output=avail --block-size=1 "$DIR" | tail -1)
+        # Twice its size for as long as it is unpacked, and some room for the kubelet, which begins to evict at a given rest.
+        if [ "$free" -lt $((2 * size + (1 << 30))) ]; then
+          echo "cluster: $ref needs $((2 * size / 1000000 + 1000)) MB of free disk at $DIR to be loaded, and there are $((free / 1000000)) MB" >&2; exit 1
+        fi
         ctr_ images import "$tar" >/dev/null
+        # An unpacked layer is in the snapshots; its archive is only needed to push the image on, and is as large again.
+        tar -xOf "$tar" "$(tar -xOf "$tar" manifest.json | sed 's/.*"Config":"\([^"]*\)".*/\1/')" | grep -o '"diff_ids":\[[^]]*\]' | grep -o 'sha256:[0-9a-f]*' |
+          xargs -r ctr -a "$SOCK" -n k8s.io content rm >/dev/null 2>&1 || true
         echo "cluster: loaded $ref in $((SECONDS - start)) s"
         break
       fi

@@ -172,7 +172,7 @@ resolvConf: $DIR/resolv.conf
 podLogsDir: $DIR/podlogs
 volumePluginDir: $DIR/kubelet/volume-plugins
 imageGCHighThresholdPercent: 100
-evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%}
+evictionHard: {memory.available: 100Mi, nodefs.available: 500Mi, imagefs.available: 500Mi}
 ${PRESSURE:+evictionSoft: {memory.available: 1Ti\}
 evictionSoftGracePeriod: {memory.available: 5s\}}
 nodeStatusUpdateFrequency: 5s

@@ -185,6 +185,7 @@ def _create(toolchain: Toolchain, directory: Path, progress: Progress, lock: int
     if directory.exists():
         progress(f"{_title(toolchain)}: an earlier creation was interrupted, starting again")
         shutil.rmtree(directory)
+    _remove_orphans(directory.parent)
     packages = len(re.findall(r"^[\w.-]+==", toolchain.lock.read_text(), re.MULTILINE))
     progress(f"{_title(toolchain)}: installing {packages} packages (once)")
     start = time.monotonic()
@@ -201,6 +202,17 @@ def _create(toolchain: Toolchain, directory: Path, progress: Progress, lock: int
         raise
     progress(f"{_title(toolchain)}: ready after {time.monotonic() - start:.0f} s")
     return environment
+
+
+def _remove_orphans(directory: Path) -> None:
+    """Remove the environments of checkouts that are gone (each has gigabytes, and nothing can use it): their link to the package leads nowhere."""
+    for packages in directory.glob("*/lib/python*/site-packages"):
+        link = packages / "burnish"
+        if link.is_symlink() and not link.exists():
+            environment = packages.parents[2]
+            with environment.with_name(environment.name + ".lock").open("a") as lock:
+                if _try_lock(lock.fileno()):
+                    shutil.rmtree(environment, ignore_errors=True)
 
 
 def _directory(toolchain: Toolchain) -> Path:

@@ -76,6 +76,20 @@ def _left(toolchain: Toolchain) -> list[str]:
     return [path.name for path in environments._directory(toolchain).parent.iterdir() if path.is_dir()]
 
 
+def test_environment_of_a_checkout_that_is_gone_is_removed_when_another_is_made(
+    tiny: Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkouts = [tmp_path / name / "burnish" for name in ("gone", "kept", "new")]
+    made = []
+    for checkout in checkouts:
+        checkout.mkdir(parents=True)
+        monkeypatch.setattr(environments, "PACKAGE", checkout)
+        if checkout is checkouts[-1]:
+            shutil.rmtree(checkouts[0])
+        made.append(environments.ensure_environment(tiny, lambda _: None).directory)
+    assert [directory.exists() for directory in made] == [False, True, True]
+
+
 def test_environment_runs_packages_and_burnish_when_made(tiny: Toolchain) -> None:
     lines: list[str] = []
     environment = environments.ensure_environment(tiny, lines.append)
