@@ -23,6 +23,8 @@ ARGS ?=
 # `--dist loadfile`: a file's tests stay in one worker, with what is made once for all of them. (`loadgroup` of pytest-xdist 3.8 groups nothing on pytest 9.2.)
 COMPUTES = -n 2
 WAITS = -n 3
+# One cluster each: these wait for pods more than they work.
+CLUSTERS = -n 2 --dist loadfile
 # make demo: only what the command line says; an environment's CONTEXT is nobody's intent.
 MODELS = digits
 CONTEXT =
@@ -65,12 +67,12 @@ test: dev verify toolchains $(call MADE,$(EXAMPLES)) ## Every behaviour once: un
 	$(BIN)/pytest $(WAITS) -m "not long" --durations=10 $(ARGS) tests/charts tests/cluster tests/integration
 	$(BIN)/pytest $(COMPUTES) --dist loadfile -m "not long and not alone" --durations=10 $(ARGS) tests/pipeline
 	$(BIN)/pytest -m "not long and alone" --durations=10 $(ARGS) tests/pipeline
-	$(BIN)/pytest -m "not long" --durations=10 -v -s $(ARGS) e2e/tests
+	$(BIN)/pytest $(CLUSTERS) -m "not long" --durations=10 -v $(ARGS) e2e/tests
 
 test-long: dev toolchains examples ## The tests that take minutes, then the unit tests on Python 3.12
 	$(BIN)/pytest $(WAITS) --dist loadfile -m "long and not alone" --durations=10 $(ARGS) tests
 	$(BIN)/pytest -m "long and alone" --durations=10 $(ARGS) tests
-	$(BIN)/pytest -m long --durations=10 -v -s $(ARGS) e2e/tests
+	$(BIN)/pytest $(CLUSTERS) -m long --durations=10 -v $(ARGS) e2e/tests
 	@$(MAKE) test-py312
 
 test-py312: $(UV) ## The unit tests on Python 3.12, if this machine has one

@@ -1,6 +1,6 @@
-"""One local cluster with Burnish in it, for all tests here; each test has a namespace of its own.
+"""A local cluster with Burnish in it for each worker of pytest-xdist; each test has a namespace of its own.
 
-BURNISH_E2E_CLUSTER=0 uses (and keeps) the cluster of that number, which makes the second run of a test a matter of seconds.
+BURNISH_E2E_CLUSTER=0 (one worker) uses (and keeps) the cluster of that number, which makes the second run of a test a matter of seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from installation import Installation, Space
 @pytest.fixture(scope="session")
 def installation() -> Iterator[Installation]:
     kept = os.environ.get("BURNISH_E2E_CLUSTER")
-    found = Installation(kept or "8")
+    found = Installation(kept or str(8 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))))
     if kept is None:
         found.stop()  # a run that was killed leaves its cluster, with its models in it
     found.start("--metrics-server", "--storage")

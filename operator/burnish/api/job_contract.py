@@ -141,6 +141,8 @@ class CandidateBuild(ApiModel):
     artifact: ArtifactRef | None = None
     usage: Usage | None = None
     """Of its passes."""
+    start: str = ""
+    """The training pass whose model the runtime's passes began with; empty: the export."""
     reason: Reason | None = None
     message: str = ""
 
@@ -590,6 +592,8 @@ class CompressedCandidate(ApiModel):
     name: str
     summary: str
     file: str | None = None
+    start: str = ""
+    """As `CandidateBuild.start`."""
     reason: Reason | None = None
     message: str = ""
     usage: Usage | None = None

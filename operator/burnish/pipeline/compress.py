@@ -102,7 +102,7 @@ def _make(
             raise
         emit(f"candidate {recipe.name} is left out: {error.message}", warning=True)
         return CompressedCandidate(name=recipe.name, summary=recipe.summary, reason=error.reason, message=error.message)
-    return CompressedCandidate(name=recipe.name, summary=summary, file=_relative(work, current), usage=meter.read())
+    return CompressedCandidate(name=recipe.name, summary=summary, file=_relative(work, current), start=recipe.start, usage=meter.read())
 
 
 def _start(work: WorkDir, recipe: plugins.Recipe, models: Sequence[TrainedPass]) -> Path:

@@ -286,11 +286,20 @@ def _build_record(work: WorkDir, request: PipelineRequest) -> tuple[BuildRecord,
     built, exported = work.load(StepName.build, BuildStepRecord), work.load(StepName.export, ExportRecord)
     scratch = work.folder(StepName.measure)
     refs = {m.name: describe(work.path(m.directory), scratch) for m in built.models if m.directory is not None}
-    passes = {c.name: c.usage for c in work.load(StepName.compress, CompressRecord).candidates}
+    compressed = work.load(StepName.compress, CompressRecord).candidates
+    passes, starts = {c.name: c.usage for c in compressed}, {c.name: c.start for c in compressed}
     learned = work.load(StepName.train, TrainRecord) if requests.trains(request.passes) else None
     passes |= {m.name: m.usage for m in learned.passes} if learned else {}
     candidates = tuple(
-        CandidateBuild(name=m.name, summary=m.summary, artifact=refs.get(m.name), usage=passes.get(m.name), reason=m.reason, message=m.message)
+        CandidateBuild(
+            name=m.name,
+            summary=m.summary,
+            artifact=refs.get(m.name),
+            usage=passes.get(m.name),
+            start=starts.get(m.name, ""),
+            reason=m.reason,
+            message=m.message,
+        )
         for m in built.models
         if m.name != names.BASELINE
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -27,11 +28,14 @@ from burnish.api.job_contract import (
     LoadTrace,
     MeasurementIndex,
     MeasurementRecord,
+    ModelFacts,
     Result,
     SideFacts,
     SideTrace,
     TargetPlan,
     TensorDifference,
+    TrainedPass,
+    Usage,
     Warned,
 )
 from burnish.api.job_contract import Plan as PlanKind
@@ -40,7 +44,7 @@ from burnish.api.v1alpha1.status import Lookup, State
 from burnish.errors import Reason
 from burnish.measurement.summary import summarize
 from burnish.pipeline import publish, records, status, verdict
-from burnish.pipeline.report import page
+from burnish.pipeline.report import chain, page
 from burnish.pipeline.report.__main__ import main as report_main
 from burnish.pipeline.report.inputs import ReportInput
 from burnish.plugins.base import DataType, GraphFacts, HardwareClass, Signature, Tensor
@@ -472,6 +476,32 @@ def test_numbers_never_show_more_than_three_digits_of_the_width(estimate: float,
     places = len(shown.partition(".")[2])
     assert places == 0 or 10**-places >= width / 100 * 0.999
     assert abs(float(shown) - estimate) <= 0.5 * 10**-places + 1e-12
+
+
+def pruned_and_quantized() -> ReportInput:
+    """`static` begins with what Prune left, `dynamic` with the original."""
+    data = accepted()
+    pruned = TrainedPass(
+        type="Prune",
+        name="prune",
+        summary="half of the channels",
+        config={},
+        file="steps/03-train/prune/model.onnx",
+        facts=ModelFacts(parameters=25_000, non_zeros=25_000, macs=400_000, size_bytes=101_000),
+        graph=data.build.graph,
+        usage=Usage(seconds=3.25, peak_memory_bytes=500_000_000),
+        losses=(0.5, 0.25),
+    )
+    candidates = tuple(c.model_copy(update={"start": "prune" if c.name == "static" else ""}) for c in data.build.candidates)
+    original = ModelFacts(parameters=100_000, non_zeros=100_000, macs=1_600_000, size_bytes=402_000)
+    return dataclasses.replace(data, build=data.build.model_copy(update={"original": original, "trained": (pruned,), "candidates": candidates}))
+
+
+def test_chain_tells_weights_and_multiply_accumulates_of_every_row() -> None:
+    weights, macs = chain.HEADS.index("Weights"), chain.HEADS.index("Multiply-accumulates")
+    found = {row.label: (row.cells[weights].text, row.cells[macs].text) for row in chain.rows(pruned_and_quantized())}
+    whole, half = ("100,000", "1,600,000"), ("25,000", "400,000")
+    assert found == {"original": whole, "prune": half, "static": half, "dynamic": whole}
 
 
 def publish_result(store: Store, data: ReportInput) -> None:

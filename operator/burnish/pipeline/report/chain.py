@@ -26,8 +26,11 @@ def rows(data: ReportInput) -> list[Row]:
 
 
 def _built(data: ReportInput, candidate: CandidateBuild) -> Row:
-    """What the runtime's own passes made: its figures are those that were measured."""
+    """What the runtime's own passes made: as many weights and multiply-accumulates as what they began with, and the figures that were measured."""
     found, usage = data.summary(candidate.name), candidate.usage
+    begun = next((step.facts for step in data.build.trained if step.name == candidate.start), data.build.original)
+    assert begun is not None  # noqa: S101  # else there is no table
+    weights, macs, *_ = _facts(begun, data.build.original)
     assert candidate.artifact is not None  # noqa: S101  # whoever asks has looked
     size = Cell(numbers.size(candidate.artifact.size_bytes), f"as built, {_share(candidate.artifact.size_bytes, data.build.baseline.size_bytes)}")
     score = Cell()
@@ -35,7 +38,7 @@ def _built(data: ReportInput, candidate: CandidateBuild) -> Row:
         drop = wording.drop_interval(found.score)
         score = Cell(numbers.text(found.score.candidate, drop, 2), _lost(found.score))
     took = Cell(f"{usage.seconds:.1f} s") if usage else Cell()
-    return Row(candidate.name, (Cell(), Cell(), size, score, _cosines(found.equivalence, None), Cell("none", candidate.summary), took))
+    return Row(candidate.name, (weights, macs, size, score, _cosines(found.equivalence, None), Cell("none", candidate.summary), took))
 
 
 def _lost(score: ScoreSummary) -> str:
