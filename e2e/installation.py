@@ -290,6 +290,13 @@ def digits(name: str = "digits", **spec: Any) -> dict[str, Any]:
     return made
 
 
+def converted(name: str = "digits", **spec: Any) -> dict[str, Any]:
+    """The example without passes: the shortest pipeline there is."""
+    made = digits(name, **spec)
+    del made["spec"]["passes"]
+    return made
+
+
 def condition(model: Any, kind: str) -> dict[str, Any]:
     """A condition of an object, or an empty one."""
     return next((c for c in model.get("status", {}).get("conditions", ()) if c["type"] == kind), {})

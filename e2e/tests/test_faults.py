@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from installation import CLUSTER, Installation, Space, condition, digits, is_ready, is_stalled, output
+from installation import CLUSTER, Installation, Space, condition, converted, digits, is_ready, is_stalled, output
 from traffic import Overload, infer
 
 PIPELINE = ("--selector", "burnish.dev/component=pipeline")
@@ -20,13 +20,6 @@ SMALL_CPU = "250m"
 """A server that is easily overloaded."""
 CRITICAL = "system-cluster-critical"
 """PriorityClass of what the kubelet never evicts."""
-
-
-def converted(name: str = "digits", **spec: Any) -> dict[str, Any]:
-    """The example without passes: the shortest pipeline there is."""
-    made = digits(name, **spec)
-    del made["spec"]["passes"]
-    return made
 
 
 def published(name: str = "digits", **spec: Any) -> dict[str, Any]:
@@ -250,25 +243,6 @@ def test_overload_restarts_nothing(served: Space, seconds: float) -> None:
     assert time.monotonic() - started < 2
     assert condition(served.model("digits"), "ServingReady")["status"] == "True"
     assert all(s["restartCount"] == 0 for pod in served.get("pods", "", *SERVER) for s in _statuses(pod))
-
-
-def test_old_revision_makes_room_where_there_is_none_for_two(space: Space) -> None:
-    """A server asks for more than half of what the node has left: the scheduler says so, the old one goes, the new one comes."""
-    request = f"{round(space.free_cpu() * 600)}m"
-    model = converted()
-    model["spec"]["targets"][0]["resources"] |= {"cpu": request, "cpuRequest": request}
-    space.apply(model)
-    first = space.wait("digits", is_ready)["status"]["targets"][0]["revision"]
-    model["spec"]["targets"][0]["pods"] = {"tolerations": [{"key": "example.org/other", "operator": "Exists"}]}
-    space.apply(model)
-    waits = space.wait("digits", lambda m: condition(m, "Ready")["reason"] == "NoMatchingNode", 60)
-    assert "Insufficient cpu" in condition(waits, "Ready")["message"]
-    space.wait("digits", lambda m: "made room" in condition(m, "ServingReady")["message"], 60)
-    space.kubectl("wait", "--for=delete", "pod", "--selector", f"burnish.dev/revision={first}", "--timeout=20s")
-    second = space.wait("digits", is_ready)["status"]["targets"][0]["revision"]
-    assert first != second
-    assert [d["metadata"]["name"] for d in space.get("deployments")] == [f"digits-cpu-{second}"]
-    infer(space.address("digits"), "digits")
 
 
 def test_store_on_a_volume_from_apply_to_serving(space: Space, served: Space, installation: Installation) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from burnish.store.store import open_store
-from installation import Installation, Space, condition, digits, is_ready, is_stalled
+from installation import Installation, Space, condition, converted, digits, is_ready, is_stalled
 from traffic import Traffic, infer, read
 
 WRITTEN = ("om", "jobs", "deployments", "services", "networkpolicies")
@@ -180,6 +180,25 @@ def test_deleted_model_leaves_nothing(space: Space) -> None:
     while any(space.get(kind) for kind in ("jobs", "deployments", "services", "pods")):
         assert time.monotonic() < deadline, "children are left"
         time.sleep(1)
+
+
+def test_old_revision_makes_room_where_there_is_none_for_two(space: Space) -> None:
+    """A server asks for more than half of what the node has left: the scheduler says so, the old one goes, the new one comes."""
+    request = f"{round(space.free_cpu() * 600)}m"
+    model = converted()
+    model["spec"]["targets"][0]["resources"] |= {"cpu": request, "cpuRequest": request}
+    space.apply(model)
+    first = space.wait("digits", is_ready)["status"]["targets"][0]["revision"]
+    model["spec"]["targets"][0]["pods"] = {"tolerations": [{"key": "example.org/other", "operator": "Exists"}]}
+    space.apply(model)
+    waits = space.wait("digits", lambda m: condition(m, "Ready")["reason"] == "NoMatchingNode", 60)
+    assert "Insufficient cpu" in condition(waits, "Ready")["message"]
+    space.wait("digits", lambda m: "made room" in condition(m, "ServingReady")["message"], 60)
+    space.kubectl("wait", "--for=delete", "pod", "--selector", f"burnish.dev/revision={first}", "--timeout=20s")
+    second = space.wait("digits", is_ready)["status"]["targets"][0]["revision"]
+    assert first != second
+    assert [d["metadata"]["name"] for d in space.get("deployments")] == [f"digits-cpu-{second}"]
+    infer(space.address("digits"), "digits")
 
 
 def test_sweep_of_the_chart_frees_the_store(space: Space, installation: Installation) -> None:
