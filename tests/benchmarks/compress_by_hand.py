@@ -1,6 +1,6 @@
 """What bench_compression.py needs of PyTorch's own environment: `compress_by_hand.py FOLDER WEIGHTS`.
 
-Leaves in FOLDER `mlp.onnx` (three layers of 256, trained on the digits), `resnet-training.npz` (the half of the digits that examples/resnet trains on), and
+Leaves in FOLDER `mlp.onnx` (three layers of 256, trained on the digits), `cnn.pt2` (the network of examples/digits as a program of PyTorch), `resnet-training.npz` (the half of the digits that examples/resnet trains on), and
 `resnet-by-hand.onnx`: ResNet-18 with the weights in the file WEIGHTS, pruned by half with Torch-Pruning as its own README does it.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx2torch
 import safetensors.torch
 import torch
 import torch_pruning
@@ -37,6 +38,18 @@ def mlp() -> torch.nn.Module:
             functional.cross_entropy(network(images[chosen]), labels[chosen]).backward()
             optimizer.step()
     return network.eval()
+
+
+class Cnn(torch.nn.Module):
+    """The network of examples/digits, which is trained in PyTorch and shipped as ONNX: (N, 1, 32, 32) -> (N, 10)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = onnx2torch.convert(DIGITS / "model.onnx")
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.layers(image)
+        return found
 
 
 def resnet_training() -> tuple[np.ndarray, np.ndarray]:
@@ -79,8 +92,10 @@ def export(network: torch.nn.Module, path: Path, *shape: int) -> None:
 
 
 def main(folder: Path, weights: Path) -> None:
-    """Write the three files."""
+    """Write the files."""
     export(mlp(), folder / "mlp.onnx", 1, 32, 32)
+    batch: Any = torch.export.Dim("batch", min=1, max=1024)
+    torch.export.save(torch.export.export(Cnn().eval(), (torch.zeros(2, 1, 32, 32),), dynamic_shapes=({0: batch},)), folder / "cnn.pt2")
     images, labels = resnet_training()
     np.savez_compressed(folder / "resnet-training.npz", image=images, label=labels)
     if weights.exists():

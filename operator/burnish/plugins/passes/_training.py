@@ -165,6 +165,11 @@ def train(named: Any, part: Part, bench: base.Bench, losses: list[float], extra:
         bench.say(f"epoch {epoch + 1} of {options.epochs}: loss {losses[-1]:.4g}", done=(epoch + 1) / options.epochs)
 
 
+def count(epochs: int) -> str:
+    """In words."""
+    return "1 epoch" if epochs == 1 else f"{epochs} epochs"
+
+
 def _tensors(module: Any) -> list[Any]:
     """Weights and statistics."""
     return [value.data for value in (*module.parameters(), *module.buffers())]

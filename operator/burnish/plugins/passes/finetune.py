@@ -42,4 +42,4 @@ class Finetune(_training.ByOptions):
             model.module.load_state_dict(known["model"])
             losses += known["losses"]
         _training.train(model, _training.Part(config), bench, losses)
-        return base.TrainedModel(model, f"{config.epochs} epochs of training, loss {losses[0]:.3g} to {losses[-1]:.3g}", tuple(losses))
+        return base.TrainedModel(model, f"{_training.count(config.epochs)} of training, loss {losses[0]:.3g} to {losses[-1]:.3g}", tuple(losses))

@@ -69,9 +69,5 @@ class QuantizeAwareTrain(_training.ByOptions):
             losses += known["losses"]
         _training.train(rounded.named, _training.Part(config), bench, losses)
         narrow = "; 7-bit weights, as this CPU has no VNNI and its 16-bit sums saturate" if bench.hardware.saturates else ""
-        summary = f"INT8, trained for it: {rounded.layers} of {rounded.weighted} layers, {_count(config.epochs)}, loss {losses[0]:.3g} to {losses[-1]:.3g}{narrow}"
+        summary = f"INT8, trained for it: {rounded.layers} of {rounded.weighted} layers, {_training.count(config.epochs)}, loss {losses[0]:.3g} to {losses[-1]:.3g}{narrow}"
         return base.TrainedModel(_rounding.convert(rounded), summary, tuple(losses))
-
-
-def _count(epochs: int) -> str:
-    return "1 epoch" if epochs == 1 else f"{epochs} epochs"
