@@ -26,6 +26,7 @@ LABEL = "label"
 
 SIGNED_DECIMAL_PATTERN = r"^-?[0-9]+(\.[0-9]+)?$"
 DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?$"
+DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 """DNS-1035 label: `metadata.name` becomes the name of a Service."""
 

@@ -250,6 +250,34 @@ BAD: list[tuple[str, Any, str, str]] = [
                 ".student.architectureArgs",
                 "names an argument twice; keep one",
             ),
+            (
+                {"student": {"widthPercent": 50, "source": {"uri": "s3://models/small.onnx"}}},
+                ".student",
+                "a source of its own, and a cut of the original; keep one of them",
+            ),
+        )
+    ),
+    *(
+        (
+            "spec.passes",
+            [{"type": "Distill", "distill": {"student": {"source": {"uri": "s3://models/small", **source}, **beside}}}],
+            f"spec.passes[0].distill.student{field}",
+            told,
+        )
+        for source, beside, field, told in (
+            ({"uri": "file:small.onnx"}, {}, ".source.uri", "is a file of one machine, and a cluster has many"),
+            ({"uri": f"https://user:{SECRET}@models.example/small.onnx"}, {}, ".source.uri", "name a Secret in spec.source.secretRef"),
+            ({"uri": "http://models.example/small.onnx"}, {}, ".source.uri", "is not encrypted, so anyone on the way can change it"),
+            ({"digest": "sha256:abc"}, {}, ".source.digest", "is not a digest"),
+            ({"format": "Keras"}, {}, ".source.format", '"HuggingFace", "ONNX", "StateDict"'),
+            ({"format": "StateDict"}, {}, "", "holds weights only; name what they belong to, such as architecture"),
+            (
+                {"format": "ONNX"},
+                {"architecture": "timm.test_resnet"},
+                "",
+                "which belongs to a source of format StateDict; remove it or change format",
+            ),
+            ({"format": "ONNX", "task": "FillMask"}, {}, ".source.task", "belongs to format HuggingFace; remove it or change format"),
         )
     ),
     (
@@ -463,13 +491,13 @@ def test_a_wrong_manifest_is_refused_with_field_and_cure(
 def test_there_are_many_wrong_manifests_and_the_models_refuse_each_but_the_clusters_own() -> None:
     assert len(BAD) >= 40
     taken = []
-    for path, value, *_ in BAD:
+    for path, value, field, _ in BAD:
         try:
             manifest.parse(changed(path, value))
-            taken.append(path)
+            taken.append(field)
         except BurnishError:
             pass
-    assert {path.rpartition(".")[2] for path in taken} == {"uri"}  # `burnish run` reads files, and tells of other URIs when it fetches
+    assert {field.rpartition(".")[2] for field in taken} == {"uri"}  # `burnish run` reads files, and tells of other URIs when it fetches
 
 
 def rules(node: dict[str, Any]) -> Iterator[dict[str, Any]]:

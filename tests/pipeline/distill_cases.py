@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,12 @@ import torch
 from training_cases import CLASSES, SIDE, Bench, accuracy, data, exported, lesson, named, network, pruned, refused, weights, widths
 
 from burnish.plugins import base
-from burnish.plugins.passes import distill, finetune
+from burnish.plugins.formats import _exported, _torch_module
+from burnish.plugins.passes import _channels, _students, distill, finetune
+from burnish.plugins.runtimes import _onnxruntime_session as ort
+from burnish.serving import images
+
+ARGUMENTS = [{"name": "num_classes", "value": str(CLASSES)}, {"name": "in_chans", "value": "1"}]
 
 
 def teacher() -> Any:
@@ -160,12 +166,85 @@ def depth(percent: int) -> dict[str, Any]:
 
 
 def architecture(**changes: Any) -> dict[str, Any]:
-    arguments = [{"name": "num_classes", "value": str(CLASSES)}, {"name": "in_chans", "value": "1"}]
-    student = {"architecture": "timm.test_resnet", "architectureArgs": arguments} | changes
+    student = {"architecture": "timm.test_resnet", "architectureArgs": ARGUMENTS} | changes
     made, _ = taught(teacher(), student=student, epochs=1)
     again, _ = taught(teacher(), student=student, epochs=1)
     pairs = zip(made.model.module.state_dict().values(), again.model.module.state_dict().values(), strict=True)
     return {"difference": exported(made.model), "summary": made.summary, "same": all(torch.equal(a, b) for a, b in pairs)}
+
+
+class Two(torch.nn.Module):
+    """Small, and trained to something already; it takes what `swapped` says first."""
+
+    def __init__(self, swapped: bool, outputs: int = CLASSES) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.swapped = swapped
+        self.layer = torch.nn.Linear(SIDE * SIDE, outputs)
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> dict[str, torch.Tensor]:
+        image, mask = (second, first) if self.swapped else (first, second)
+        return {"output": self.layer((image - 2 * mask).flatten(1))}
+
+
+def inputs(*names: str) -> tuple[Any, ...]:
+    return tuple(_exported.Input(base.Tensor(name=name, data_type=base.DataType.FP32, shape=(-1, 1, SIDE, SIDE))) for name in names)
+
+
+def small(name: str = "pixels", outputs: int = CLASSES) -> Any:
+    torch.manual_seed(2)
+    layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(SIDE * SIDE, 8), torch.nn.ReLU(), torch.nn.Linear(8, outputs))
+    return _torch_module.NamedModule(layers.eval(), inputs(name))
+
+
+def from_source(own: Any = None, model: Any = None, **options: Any) -> tuple[base.TrainedModel, Bench]:
+    bench = Bench(lesson(answers=teacher().run({"image": data()[0]})["output"]))
+    bench.source = own or small()
+    config = {"student": {"source": {"uri": "file:small.onnx", "digest": "sha256:" + "ab" * 32}}, "epochs": 20, "batchSize": 16, "compareSeeds": 1}
+    return distill.Distill().apply(distill.DistillConfig.model_validate(config | options), model or teacher(), bench), bench
+
+
+def source() -> dict[str, Any]:
+    """It goes on from its own weights, under the original's names; a pass after it trains what is exported."""
+    made, bench = from_source(learningRate="0.01")
+    slow, _ = from_source(learningRate="0.00000001", epochs=1)
+    start = bench.source.module.state_dict()["1.weight"]
+    after, again = _channels.copied(made.model), Bench(lesson())
+    finetune.Finetune().apply(finetune.FinetuneConfig(epochs=1, batch_size=16, learning_rate="0.1"), after, again)
+    return {
+        "summary": made.summary,
+        "names": [[i.tensor.name for i in made.model.inputs], list(made.model.run({"image": data()[0][:2]}))],
+        "accuracy": [accuracy(made.model), accuracy(slow.model)],
+        "moved": float((slow.model.module.state_dict()["inner.1.weight"] - start).abs().max()),
+        "difference": [exported(made.model), exported(after)],
+        "copy moved": not np.array_equal(after.run({"image": data()[0]})["output"], made.model.run({"image": data()[0]})["output"]),
+    }
+
+
+def swapped() -> dict[str, Any]:
+    """Several inputs are told apart by their names, whatever their order is."""
+    model = _torch_module.NamedModule(Two(False).eval(), inputs("image", "mask"))
+    own = _torch_module.NamedModule(Two(True).eval(), inputs("mask", "image"))
+    made = _students.make(_students.Student.model_validate({"source": {"uri": "file:x"}}), model, Source(own), 0)
+    feed = {"image": data()[0][:4], "mask": (data()[0][:4] > 0).astype(np.float32)}
+    return {"same": np.array_equal(made.run(feed)["output"], model.run(feed)["output"]), "order": [i.tensor.name for i in made.inputs]}
+
+
+class Source(Bench):
+    def __init__(self, own: Any) -> None:
+        super().__init__(None)
+        self.source = own
+
+
+def asked() -> dict[str, Any]:
+    """An original of which there is a session only."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "teacher.onnx"
+        teacher().export(path, image=images.LOCAL_CPU)
+        model = _torch_module.AskedModule(torch.nn.Identity(), inputs("image"), session=ort.open_session(path, threads=1), known_weights=41_860)
+        made, _ = from_source(model=model, learningRate="0.01", compareSeeds=0)
+        architectural, _ = from_source(model=model, student={"architecture": "timm.test_resnet", "architectureArgs": ARGUMENTS}, epochs=1)
+    return {"summary": made.summary, "accuracy": accuracy(made.model), "architecture": architectural.summary}
 
 
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
@@ -177,6 +256,11 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "half the blocks": lambda: depth(50),
     "a tenth of the blocks": lambda: depth(10),
     "architecture": architecture,
+    "source": source,
+    "swapped": swapped,
+    "asked": asked,
+    "source with other outputs": lambda: refused(lambda: from_source(small(outputs=7))),
+    "source with other inputs": lambda: refused(lambda: from_source(_torch_module.NamedModule(Two(False).eval(), inputs("image", "mask")))),
     "other outputs": lambda: refused(
         lambda: architecture(architectureArgs=[{"name": "in_chans", "value": "1"}, {"name": "num_classes", "value": "7"}])
     ),

@@ -75,10 +75,39 @@ def test_another_architecture_gets_the_original_s_output_name_and_starts_from_it
     assert outcome["architecture"]["same"] and outcome["architecture"]["difference"] < 1e-5
 
 
+def test_student_with_a_source_goes_on_from_its_own_weights_under_the_original_s_names(outcome: dict[str, Any]) -> None:
+    found = outcome["source"]
+    assert found["names"] == [["image"], ["output"]]  # it had others
+    assert 0 < found["moved"] < 1e-5  # what hardly learns hardly leaves them
+    assert found["accuracy"][0] > 0.9 > found["accuracy"][1]
+    assert max(found["difference"]) < 1e-5 and found["copy moved"]
+    assert found["summary"].startswith(
+        "file:small.onnx (sha256:abababababab), 1,196 weights where the original has 41,860, learned from the original "
+    )
+    assert "; the original " in found["summary"]
+
+
+def test_student_s_inputs_are_told_apart_by_name_in_the_original_s_order(outcome: dict[str, Any]) -> None:
+    assert outcome["swapped"] == {"same": True, "order": ["image", "mask"]}
+
+
+def test_original_that_is_only_asked_teaches_as_a_module_does(outcome: dict[str, Any]) -> None:
+    found = outcome["asked"]
+    assert found["accuracy"] > 0.9
+    assert "1,196 weights where the original has 41,860" in found["summary"]
+    assert found["architecture"].startswith("timm.test_resnet, ")
+
+
 @pytest.mark.parametrize(
     ("case", "reason", "words"),
     [
         ("other outputs", "PassNotApplicable", "answers output [7] float32, and the original output [4] float32"),
+        (
+            "source with other outputs",
+            "PassNotApplicable",
+            "the student (file:small.onnx (sha256:abababababab)) answers output [7] float32, and the original",
+        ),
+        ("source with other inputs", "PassNotApplicable", "the student takes the inputs image, mask, and the original image"),
         ("other inputs", "PassNotApplicable", "does not take the original's inputs (image [-1, 1, 12, 12])"),
         ("unknown architecture", "ArchitectureMismatch", "Did you mean timm.test_resnet?"),
         ("no blocks", "PassNotApplicable", "use student: {widthPercent: 50}"),

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from burnish.errors import BurnishError
 from burnish.plugins import base
 from burnish.plugins.formats import _exported, _onnx_graph, _onnx_torch, _torch_module
-from burnish.plugins.passes import _training, finetune, prune
+from burnish.plugins.passes import _channels, _training, finetune, prune
 from burnish.plugins.runtimes import _onnxruntime_session as ort
 from burnish.serving import images
 
@@ -40,6 +40,7 @@ class Bench(base.Bench):
         self.kept: list[dict[str, Any]] = []
         self.earlier: Mapping[str, Any] | None = None
         self.said: list[str] = []
+        self.source: Any = None
 
     def say(self, text: str, *, done: float | None = None) -> None:
         self.said.append(text)
@@ -49,6 +50,9 @@ class Bench(base.Bench):
 
     def load(self) -> Mapping[str, Any] | None:
         return self.earlier
+
+    def student(self) -> Any:
+        return _channels.copied(self.source)
 
     def score(self, model: Any) -> float | None:
         return accuracy(model)

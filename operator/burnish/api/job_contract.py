@@ -125,6 +125,14 @@ class SourceRecord(Record):
     fetched_at: str
 
 
+class StudentRecord(ApiModel):
+    """The model of its own that one of a target's passes starts from (`Pass.source`)."""
+
+    source: SourceRecord
+    format: str | None = None
+    """What the content is; None where nothing looked at it."""
+
+
 class Usage(ApiModel):
     """What a piece of work took."""
 
@@ -178,7 +186,7 @@ class ModelFacts(ApiModel):
     non_zeros: int
     """Of them, those that aren't zero."""
     macs: int | None = None
-    """Multiply-accumulates of one sample (PyTorch's FLOP counter / 2); None where it counts none."""
+    """Multiply-accumulates of one sample (PyTorch's FLOP counter / 2); None where it counts none, and of an original that can't become PyTorch's."""
     size_bytes: int
     """As ONNX."""
     score: ScoreSummary | None = None
@@ -504,6 +512,8 @@ class ResolveRecord(Record):
     calibration: SourceRecord | None = None
     evaluation: SourceRecord | None = None
     training: SourceRecord | None = None
+    students: dict[str, StudentRecord] = Field(default_factory=dict)
+    """Target -> the model of its own that one of its passes starts from, where one does."""
     format: str | None = None
     """As declared."""
     detected: str | None = None
@@ -550,6 +560,8 @@ class StageRecord(Record):
     calibration: str | None = None
     evaluation: str | None = None
     training: str | None = None
+    student: str | None = None
+    """The model of its own that one of the passes starts from."""
     checkpoints: str | None = None
     """What an earlier attempt of the same work reached in `train`."""
 

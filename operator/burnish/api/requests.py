@@ -8,7 +8,7 @@ from burnish.api.job_contract import PassEntryJson, PipelineRequest, Plan, Resol
 from burnish.api.uris import scrub
 from burnish.api.v1alpha1.optimized_model import Datasets, OptimizedModel, Target
 from burnish.plugins import base as plugins
-from burnish.plugins import registry
+from burnish.plugins import order, registry
 from burnish.plugins.base import HardwareClass
 
 BUILD_STEPS = (StepName.stage, StepName.export, StepName.train, StepName.compress, StepName.build, StepName.measure, StepName.publish)
@@ -71,7 +71,7 @@ def pipeline_request(
         options=request.source.options,
         inputs=request.inputs,
         datasets=_without_secrets(request.datasets),
-        passes=request.passes[target.name],
+        passes=_shown(request.passes[target.name], resolved, target),
         constraints=request.constraints,
         measurement=request.measurement,
         serving=request.serving,
@@ -89,6 +89,35 @@ def steps(plan: Plan, passes: Sequence[PassEntryJson] = ()) -> tuple[StepName, .
 def trains(passes: Sequence[PassEntryJson]) -> bool:
     """Whether some of the passes work on a torch module."""
     return any(isinstance(registry.passes()[entry.name], plugins.TrainingPass) for entry in passes)
+
+
+def located(passes: Sequence[PassEntryJson]) -> tuple[str, plugins.PassSource] | None:
+    """The model of its own that one of the passes starts from, and that pass's place (`passes[0]`); None where none does."""
+    found = order.source_of(parsed(passes))
+    return None if found is None else (f"passes[{found[0]}]", found[1])
+
+
+def relocated(passes: Sequence[PassEntryJson], uri: str, digest: str | None) -> tuple[PassEntryJson, ...]:
+    """The passes, with this place for the model of its own that one starts from."""
+    made = []
+    for entry, request in zip(passes, parsed(passes), strict=True):
+        plugin = registry.passes()[request.name]
+        if plugin.source(request.config) is not None:
+            config = plugin.relocated(request.config, uri, digest)
+            entry = entry.model_copy(update={"config": config.model_dump(mode="json", by_alias=True)})
+        made.append(entry)
+    return tuple(made)
+
+
+def parsed(passes: Sequence[PassEntryJson]) -> list[plugins.PassRequest]:
+    """The passes with their options."""
+    return [plugins.PassRequest(entry.name, registry.passes()[entry.name].config.model_validate(entry.config)) for entry in passes]
+
+
+def _shown(passes: tuple[PassEntryJson, ...], resolved: ResolveRecord, target: Target) -> tuple[PassEntryJson, ...]:
+    """As `_without_secrets`, and pinned to what was found."""
+    found, student = located(passes), resolved.students.get(target.name)
+    return passes if found is None or student is None else relocated(passes, scrub(found[1].uri), student.source.tree.digest)
 
 
 def _without_secrets(datasets: Datasets) -> Datasets:

@@ -401,12 +401,20 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
     ),
     "Student": (
         Rule(
-            "has(self.architecture) || has(self.widthPercent) || has(self.depthPercent)",
-            "says nothing of the student; write widthPercent, depthPercent or architecture, or leave student out",
+            "has(self.source) || has(self.architecture) || has(self.widthPercent) || has(self.depthPercent)",
+            "says nothing of the student; write widthPercent, depthPercent, architecture or source, or leave student out",
         ),
         Rule(
-            "!has(self.architecture) || !(has(self.widthPercent) || has(self.depthPercent))",
-            "has an architecture of its own, and a cut of the original; keep one of them",
+            "!(has(self.source) || has(self.architecture)) || !(has(self.widthPercent) || has(self.depthPercent))",
+            "has an architecture or a source of its own, and a cut of the original; keep one of them",
+        ),
+        Rule(
+            "!has(self.source) || !has(self.source.format) || self.source.format != 'StateDict' || has(self.architecture)",
+            "has a source that holds weights only; name what they belong to, such as architecture: torchvision.models.resnet18",
+        ),
+        Rule(
+            "!has(self.source) || !has(self.source.format) || self.source.format == 'StateDict' || !has(self.architecture)",
+            "has an architecture, which belongs to a source of format StateDict; remove it or change format",
         ),
         Rule(
             "has(self.architecture) || !has(self.architectureArgs) || self.architectureArgs.size() == 0",
@@ -421,6 +429,13 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
             "!has(self.architectureArgs) || self.architectureArgs.all(a, self.architectureArgs.exists_one(b, b.name == a.name))",
             "names an argument twice; keep one",
             ".architectureArgs",
+        ),
+    ),
+    "StudentSource": (
+        Rule(
+            "!has(self.task) || !has(self.format) || self.format == 'HuggingFace'",
+            "belongs to format HuggingFace; remove it or change format",
+            ".task",
         ),
     ),
     **dict.fromkeys(("TrainingOptions", "FinetuneConfig", "QuantizeAwareTrainConfig"), (_LEARNING_RATE,)),

@@ -25,7 +25,7 @@ LABEL_VALUE_PATTERN = r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 LABEL_KEY_PATTERN = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 KEYWORD_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 LINE_PATTERN = r"^[^\x00-\x1f\x7f]+$"
-DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
+DIGEST_PATTERN = names.DIGEST_PATTERN
 
 _UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _UNIT_FACTOR: dict[str, int | _Decimal] = {

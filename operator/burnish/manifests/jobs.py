@@ -180,9 +180,7 @@ def _source_access(model: OptimizedModel, settings: Settings) -> pods.Access:
         volumes.append({"name": "source-credentials", "secret": {"secretName": secret.name, "defaultMode": pods.SECRET_MODE, "optional": True}})
         mounts.append({"name": "source-credentials", "mountPath": SOURCE_CREDENTIALS, "readOnly": True})
         arguments += ["--source-credentials", SOURCE_CREDENTIALS]
-    data = model.spec.datasets
-    uris = [model.spec.source.uri, *(d.uri for d in (data.calibration, data.evaluation, data.training) if d is not None)]
-    for number, claim in enumerate(dict.fromkeys(claim for uri in uris if (claim := _claim(uri)))):
+    for number, claim in enumerate(dict.fromkeys(claim for uri in model.spec.uris if (claim := _claim(uri)))):
         volumes.append({"name": f"source-{number}", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
         mounts.append({"name": f"source-{number}", "mountPath": f"{PVC_SOURCES}/{claim}", "readOnly": True})
         arguments += ["--pvc", f"{claim}={PVC_SOURCES}/{claim}"]

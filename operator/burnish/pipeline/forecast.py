@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Protocol
 
 from burnish.api import requests
-from burnish.api.job_contract import MeasurementIndex, Plan, ResolveRecord, ResolveRequest, SourceRecord, StepName, TargetPlan, TreeRef
+from burnish.api.job_contract import MeasurementIndex, Plan, ResolveRecord, ResolveRequest, SourceRecord, StepName, StudentRecord, TargetPlan, TreeRef
 from burnish.api.uris import scrub
 from burnish.api.v1alpha1.optimized_model import OptimizedModel, Target
-from burnish.pipeline import fetch, formats, records, resolve, verdict
+from burnish.pipeline import fetch, formats, records, resolve, students, verdict
 from burnish.pipeline.verdict import Decision
 from burnish.plugins.base import HardwareClass
 from burnish.store.store import Store
+
+
+class _Place(Protocol):
+    """What the manifest says of one thing to fetch."""
+
+    @property
+    def uri(self) -> str: ...
+    @property
+    def digest(self) -> str | None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +76,12 @@ def make(model: OptimizedModel, base: Path, store: Store, hardware_class: Hardwa
     """
     request = requests.resolve_request(model, base=str(base), hardware_class=hardware_class, serving_image=serving_image)
     data = request.datasets
-    wanted = {
+    wanted: dict[str, _Place | None] = {
         "spec.source.uri": request.source,
         "spec.datasets.calibration.uri": data.calibration,
         "spec.datasets.evaluation.uri": data.evaluation,
         "spec.datasets.training.uri": data.training,
+        **{own.field("uri"): own.source for own in students.of_targets(request)},
     }
     seen = {
         field: Pinned(
@@ -106,6 +117,12 @@ def _resolved(request: ResolveRequest, seen: dict[str, Pinned]) -> ResolveRecord
     source = record("spec.source.uri")
     if source is None or any(pinned.seen.digest is None for pinned in seen.values()):
         return None
+    own = {}
+    for student in students.of_targets(request):
+        field = student.field("uri")
+        pinned, place = record(field), seen[field].seen.files
+        if pinned is not None:
+            own[student.target] = StudentRecord(source=pinned, format=student.find_format(place).name if place else None)
     files = seen["spec.source.uri"].seen.files
     declared = request.source.format.value if request.source.format else None
     return ResolveRecord(
@@ -113,6 +130,7 @@ def _resolved(request: ResolveRequest, seen: dict[str, Pinned]) -> ResolveRecord
         calibration=record("spec.datasets.calibration.uri"),
         evaluation=record("spec.datasets.evaluation.uri"),
         training=record("spec.datasets.training.uri"),
+        students=own,
         format=declared,
         detected=formats.find(files, declared, request.source.options).name if files else None,
         targets=(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from burnish.api import requests
 from burnish.api.job_contract import BuildRecord, PassEntryJson, ResolveRecord
 from burnish.api.v1alpha1.optimized_model import Datasets, DynamicBatching, Input, Load, Target
 from burnish.plugins import base as plugins
@@ -25,24 +26,26 @@ def artifact_key(
     image: str,
 ) -> str:
     """The artifact key of one target (DESIGN.md section 4)."""
-    requests = [plugins.PassRequest(p.name, registry.passes()[p.name].config.model_validate(p.config)) for p in passes]
-    reads_answers = any(registry.passes()[r.name].reads_answers(r.config) for r in requests)
+    wanted = requests.parsed(passes)
+    reads_answers = any(registry.passes()[r.name].reads_answers(r.config) for r in wanted)
     runtime = registry.runtimes()[target.runtime.value]
     exporter = registry.exporter(resolved.detected, runtime.name).toolchain
     golden = resolved.calibration or resolved.evaluation
-    trains = bool(order.training_part(requests))
-    calibration = resolved.calibration if any(registry.passes()[r.name].reads_calibration(r.config) for r in requests) else None
+    trains = bool(order.training_part(wanted))
+    calibration = resolved.calibration if any(registry.passes()[r.name].reads_calibration(r.config) for r in wanted) else None
+    student = resolved.students.get(target.name)
     return keys.artifact_key(
         source_digest=resolved.source.tree.digest,
         format=resolved.format,
         inputs=inputs,
-        passes=passes,
+        passes=requests.relocated(passes, "", None),
         calibration_digest=calibration.tree.digest if calibration else None,
         calibration_samples=datasets.calibration.samples if calibration and datasets.calibration else None,
         decoding=datasets.evaluation if reads_answers or trains else None,
         golden_digest=golden.tree.digest if golden else None,
         training=datasets.training if trains else None,
         training_digest=resolved.training.tree.digest if trains and resolved.training else None,
+        student_digest=student.source.tree.digest if student else None,
         trainer=environments.identity(order.TRAINER) if trains else None,
         runtime=target.runtime.value,
         toolchain=environments.identity(runtime.toolchain),

@@ -21,7 +21,7 @@ from burnish.plugins.passes.quantize_aware_train import QuantizeAwareTrain
 
 def passes_of(request: PipelineRequest) -> list[plugins.PassRequest]:
     """The passes with their options."""
-    return [plugins.PassRequest(e.name, registry.passes()[e.name].config.model_validate(e.config)) for e in request.passes]
+    return requests.parsed(request.passes)
 
 
 def trained(work: WorkDir, request: PipelineRequest) -> tuple[TrainedPass, ...]:

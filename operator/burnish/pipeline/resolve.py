@@ -15,20 +15,22 @@ from burnish.api.job_contract import (
     ResolveRecord,
     ResolveRequest,
     SourceRecord,
+    StudentRecord,
     TargetPlan,
 )
 from burnish.api.scalars import duration_seconds
 from burnish.api.v1alpha1.optimized_model import Target
 from burnish.api.v1alpha1.status import Lookup
-from burnish.pipeline import fetch, formats, lookup, records, verdict
+from burnish.pipeline import fetch, formats, lookup, records, students, verdict
 from burnish.pipeline.progress import emit
 from burnish.plugins.base import HardwareClass
+from burnish.plugins.files import Files
 from burnish.store import trees
 from burnish.store.store import Store
 
 
 def run(request: ResolveRequest, store: Store, access: fetch.Access | None = None) -> ResolveRecord:
-    """Fetch and pin source and datasets, then plan every target.
+    """Fetch and pin source, datasets and students, then plan every target.
 
     Args:
         request: what to resolve.
@@ -47,17 +49,25 @@ def run(request: ResolveRequest, store: Store, access: fetch.Access | None = Non
 
     source = pin(request.source.uri, request.source.digest, request.source.refresh, "spec.source.uri")
     declared = request.source.format.value if request.source.format else None
-    plugin = formats.find(trees.StoredFiles(store, source.tree, formats.source_name(source)), declared, request.source.options)
+    plugin = formats.find(_stored(store, source), declared, request.source.options)
     emit(f"source is {plugin.name}")
     data = request.datasets
     calibration = data.calibration and pin(data.calibration.uri, data.calibration.digest, request.source.refresh, "spec.datasets.calibration.uri")
     evaluation = data.evaluation and pin(data.evaluation.uri, data.evaluation.digest, request.source.refresh, "spec.datasets.evaluation.uri")
     training = data.training and pin(data.training.uri, data.training.digest, request.source.refresh, "spec.datasets.training.uri")
+    own: dict[str, StudentRecord] = {}
+    for wanted in students.of_targets(request):
+        field = wanted.field("uri")
+        if field not in own:
+            found = pin(wanted.source.uri, wanted.source.digest, request.source.refresh, field)
+            own[field] = StudentRecord(source=found, format=wanted.find_format(_stored(store, found)).name)
+            emit(f"student is {own[field].format}")
     record = ResolveRecord(
         source=source,
         calibration=calibration,
         evaluation=evaluation,
         training=training,
+        students={wanted.target: own[wanted.field("uri")] for wanted in students.of_targets(request)},
         format=declared,
         detected=plugin.name,
         targets=(),
@@ -66,6 +76,10 @@ def run(request: ResolveRequest, store: Store, access: fetch.Access | None = Non
     if any(plan.plan is not Plan.Nothing for plan in targets):
         store.ensure_writable()  # now, not after an hour's work
     return record.model_copy(update={"targets": targets})
+
+
+def _stored(store: Store, record: SourceRecord) -> Files:
+    return trees.StoredFiles(store, record.tree, formats.source_name(record))
 
 
 def plan_target(request: ResolveRequest, resolved: ResolveRecord, target: Target, store: Store, hardware_class: HardwareClass | None) -> TargetPlan:

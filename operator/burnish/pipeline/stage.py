@@ -35,12 +35,15 @@ def run(work: WorkDir, store: Store) -> StageRecord:
         materialize_tree(store, record.tree, target / file_name)
         return (target / file_name).relative_to(work.root).as_posix()
 
+    trains = StepName.train in steps
+    student = resolved.students.get(request.target.name) if trains else None
     staged = StageRecord(
         source=place(resolved.source, "source") if plan.plan is Plan.Build else "",
         calibration=place(resolved.calibration, "calibration") if resolved.calibration else None,
         evaluation=place(resolved.evaluation, "evaluation") if resolved.evaluation else None,
-        checkpoints=keep.bring(work, plan.artifact_key, store) if StepName.train in steps else None,
-        training=place(resolved.training, "training") if resolved.training and StepName.train in steps else None,
+        checkpoints=keep.bring(work, plan.artifact_key, store) if trains else None,
+        training=place(resolved.training, "training") if resolved.training and trains else None,
+        student=place(student.source, "student") if student else None,
     )
     if plan.plan is Plan.Measure and plan.build is not None:
         found = {names.BASELINE: plan.build.baseline} | {c.name: c.artifact for c in plan.build.candidates if c.artifact is not None}

@@ -17,7 +17,7 @@ import numpy as np
 from burnish.api.job_contract import Evaluated, ExportRecord, ModelFacts, PipelineRequest, StageRecord, StepName, TrainedPass, TrainRecord
 from burnish.errors import BurnishError, Reason
 from burnish.measurement import equivalence, summary
-from burnish.pipeline import checkpoints, cpus, lesson, samples, team, usage
+from burnish.pipeline import checkpoints, cpus, lesson, samples, students, team, usage
 from burnish.pipeline.datasets import overlap
 from burnish.pipeline.export import MODEL, declared
 from burnish.pipeline.lowering import passes_of
@@ -25,6 +25,10 @@ from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
 from burnish.plugins import base as plugins
 from burnish.plugins import order, registry
+from burnish.plugins.files import LocalFiles
+from burnish.plugins.formats import _exported
+from burnish.plugins.formats._torch_module import AskedModule
+from burnish.plugins.passes import _channels, _students
 from burnish.serving import images
 
 
@@ -73,14 +77,70 @@ class _Chain:
         shared = overlap(training, self.data.evaluation) if training and self.data.evaluation else 0
         if shared:
             emit(f"training and evaluation data share {shared} samples, so the score is flattering", warning=True)
-        self.model = self._module()
+        self.model = self._original()
         self.lesson = self._lesson(training)
         self.calibration = self._calibration(training)
         self.original = self._facts(self.model, self.path, self.first)
-        if (self.original.macs or 0) < SMALL:
-            torch.set_num_threads(1)
+        if not isinstance(self.model, AskedModule) and (self.original.macs or 0) < SMALL:
+            torch.set_num_threads(1)  # what is only asked is not counted, so that it says nothing of its size
         self.passes: list[TrainedPass] = []
+        self._student: Any = None
         self.memory = checkpoints.Memory(work, request)
+
+    def _original(self) -> Any:
+        """The source as a torch module; where it can't become one and the first pass only wants its answers, its session in the form of one."""
+        import torch
+
+        first = order.training_part(passes_of(self.request))[0]
+        plugin = registry.passes()[first.name]
+        try:
+            return self._module()
+        except BurnishError as error:
+            if not (isinstance(plugin, plugins.TrainingPass) and plugin.only_asks(first.config)):
+                raise
+            emit(f"the original stays what it is and only answers, its multiply-accumulates are not counted: {error.message.partition(';')[0]}")
+        sizes = self._sizes()
+        inputs = tuple(_exported.Input(tensor, sizes.get(tensor.name, {})) for tensor in self.exported.signature.inputs)
+        return AskedModule(torch.nn.Identity(), inputs, session=self.session, known_weights=_weights(self.path)[0])
+
+    def student(self) -> Any:
+        """What `student.source` of the passes holds, with its own inputs and outputs."""
+        if self._student is None:
+            self._student = self._opened()
+        return _channels.copied(self._student)
+
+    def _opened(self) -> Any:
+        wanted, staged = students.of_pipeline(self.request), self.work.load(StepName.stage, StageRecord).student
+        assert wanted is not None and staged is not None  # noqa: S101  # `stage` put it there because a pass starts from it
+        path, options = self.work.path(staged), wanted.source.options
+        plugin = wanted.find_format(LocalFiles(path))
+        with wanted.naming():
+            model = self._of_framework(plugin, path, options)
+            return self._of_graph(plugin, path, options) if model is None else model
+
+    def _of_framework(self, plugin: plugins.Format, path: Path, options: plugins.SourceOptions) -> Any | None:
+        """The student as its own framework has it; where that doesn't tell its inputs, with the original's."""
+        try:
+            return plugin.module(plugins.SourceModel(path, options, say=emit))
+        except BurnishError as error:
+            if error.reason is not Reason.InputsNotGeneratable:
+                raise
+        sizes = self._sizes()
+        inputs = (plugins.DeclaredInput(t.name, t.data_type, t.shape, sizes.get(t.name, {})) for t in self.exported.signature.inputs)
+        return plugin.module(plugins.SourceModel(path, options, tuple(inputs), emit))
+
+    def _of_graph(self, plugin: plugins.Format, path: Path, options: plugins.SourceOptions) -> Any:
+        """The student's own graph as a module; it is held to that graph's answers to the original's requests."""
+        from burnish.plugins.formats import _onnx_torch
+
+        scratch = lesson.scratch(self.folder / "student")
+        graph = scratch / MODEL
+        signature, _ = plugin.export(plugins.SourceModel(path, options, say=emit), graph, image=images.image(self.request.serving_image))
+        wanted = self.exported.signature.inputs
+        _students.check_inputs(signature.inputs, wanted)
+        theirs = _students.matched([t.name for t in signature.inputs], [t.name for t in wanted])
+        feeds = [{theirs[name]: array for name, array in feed.items()} for feed in self._feeds(2)]
+        return _onnx_torch.convert(graph, signature, feeds, scratch, {theirs[name]: sizes for name, sizes in self._sizes().items()})
 
     def _module(self) -> Any:
         """The source as a torch module: its own framework's, else made of the exported graph."""
@@ -211,7 +271,7 @@ class _Chain:
         return summary.summarize_equivalence(equivalence.compare(before, after, batched=self.data.is_batched))
 
     def _macs(self, model: Any) -> int | None:
-        """Multiply-accumulates of one sample: PyTorch's own counter counts two operations for each."""
+        """Multiply-accumulates of one sample: PyTorch's own counter counts two operations for each. None where it counts none, or nothing is PyTorch's."""
         import torch
         from torch.utils.flop_counter import FlopCounterMode
 
@@ -249,6 +309,9 @@ class _Bench(plugins.Bench):
 
     def load(self) -> Mapping[str, Any] | None:
         return self._memory.load(self._number)
+
+    def student(self) -> Any:
+        return self._chain.student()
 
     def score(self, model: Any) -> float | None:
         examined = self._chain.examined

@@ -244,6 +244,8 @@ class Format(abc.ABC):
     """As of `Runtime`."""
     options: ClassVar[frozenset[str]] = frozenset()
     """The fields of `SourceOptions` that it reads."""
+    is_trainable: ClassVar[bool] = False
+    """A torch module can be made of it where passes train: by `module`, or of its own graph; nothing of it runs as code."""
 
     @abc.abstractmethod
     def detect(self, files: Files) -> bool:
@@ -290,6 +292,20 @@ class PassConfig(PluginModel):
     """Base of a pass's options, as they stand in the manifest beside `type`."""
 
 
+@dataclasses.dataclass(frozen=True)
+class PassSource:
+    """A model of its own that a pass starts from. It is pinned, staged and part of the artifact key as the manifest's source is."""
+
+    uri: str
+    digest: str | None
+    """The pin."""
+    format: str | None
+    """As declared."""
+    options: SourceOptions
+    fields: Mapping[str, str]
+    """Field of spec.source -> the field that says the same of this one, below the pass's entry."""
+
+
 class Pass(abc.ABC):
     """A compression the user can ask for. It only says what is wanted; runtimes lower it."""
 
@@ -303,6 +319,14 @@ class Pass(abc.ABC):
     def reads_answers(self, config: PassConfig) -> bool:
         """True if answers decide what comes out; then how outputs are decoded is part of the artifact key."""
         return False
+
+    def source(self, config: PassConfig) -> PassSource | None:
+        """The model of its own that it starts from; `misplaced` sees to it that a list of passes has one at most."""
+        return None
+
+    def relocated(self, config: PassConfig, uri: str, digest: str | None) -> PassConfig:
+        """The same options, with this URI and pin for its `source`."""
+        return config
 
     def misplaced(self, config: PassConfig, before: Sequence[PassRequest], after: Sequence[PassRequest]) -> str:
         """Why it makes no sense between these other passes, with the cure; empty where it does. Pure."""
@@ -369,6 +393,14 @@ class Bench(abc.ABC):
         """What an earlier process of the same work kept of this pass."""
 
     @abc.abstractmethod
+    def student(self) -> Any:
+        """The pass's own `source` as a module (a `NamedModule`), with its own inputs and outputs; a new one, equal to the last, at each call.
+
+        Raises:
+            BurnishError: PassNotApplicable where it can't be trained; what opening a source raises.
+        """
+
+    @abc.abstractmethod
     def score(self, model: Any) -> float | None:
         """The evaluation's metric of `model` (a `NamedModule`), None without evaluation data. For telling, never for choosing: it is what judges."""
 
@@ -394,6 +426,10 @@ class TrainingPass(Pass):
     def needs_labels(self, config: PassConfig) -> bool:
         """True if it needs the labels of the training data."""
         return self.trains(config)
+
+    def only_asks(self, config: PassConfig) -> bool:
+        """True if it needs nothing of the model that it is given but its answers: that need not be a module which can be trained."""
+        return False
 
     @abc.abstractmethod
     def apply(self, config: PassConfig, model: Any, bench: Bench) -> TrainedModel:

@@ -27,6 +27,15 @@ def _trains(entry: PassRequest) -> bool:
     return isinstance(registry.passes()[entry.name], TrainingPass)
 
 
+def source_of(passes: Sequence[PassRequest]) -> tuple[int, base.PassSource] | None:
+    """The model of its own that one of the passes starts from, and the pass's position; None where none does."""
+    for position, entry in enumerate(passes):
+        found = registry.passes()[entry.name].source(entry.config)
+        if found is not None:
+            return position, found
+    return None
+
+
 def objection(passes: Sequence[PassRequest], runtime: base.Runtime, *, has_calibration: bool, has_training: bool) -> Objection | None:
     """What of a list of passes can't be met: a senseless order, missing data, or what the runtime says of its part."""
     found = _order(passes) or _data(passes, has_calibration=has_calibration, has_training=has_training)

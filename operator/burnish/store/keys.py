@@ -65,6 +65,7 @@ def artifact_key(
     golden_digest: str | None,
     training: TrainingData | None = None,
     training_digest: str | None = None,
+    student_digest: str | None = None,
     runtime: str,
     toolchain: str,
     exporter: str | None = None,
@@ -80,13 +81,14 @@ def artifact_key(
         source_digest: digest of the source's tree.
         format: as declared; None where it is detected, which the source digest decides.
         inputs: spec.inputs; their order does not matter.
-        passes: as written, defaults filled in; in order.
+        passes: as written, defaults filled in, without the place of what they start from; in order.
         calibration_digest: tree digest of the calibration data if a pass reads it, else None.
         calibration_samples: how many of it are read, else None.
         decoding: says how answers are decoded and from which output, if a pass reads answers; else None.
         golden_digest: tree digest of the data that the golden request is taken from; None where it is made up.
         training: how the training data is learned, if a pass trains, else None; its URI and pin do not count.
         training_digest: tree digest of it.
+        student_digest: tree digest of the model of its own that one of the passes starts from, if one does; where it is does not count.
         runtime: name of the runtime.
         toolchain: identity of the toolchain: its lock and the plugins' code.
         exporter: identity of the toolchain that brings the source to ONNX, where it is another one.
@@ -113,6 +115,7 @@ def artifact_key(
             "exporter": exporter,
             **_preprocessing(preprocess),
             **_training(training, training_digest, trainer),
+            **({"student": student_digest} if student_digest else {}),
             "loads": image
             and {
                 "versions": dict(image.versions),

@@ -174,3 +174,12 @@ def test_training_data_on_a_volume_is_mounted_for_resolve(make_model, settings, 
     model = make_model(passes=[{"type": "Prune"}], datasets={"training": {"uri": "pvc://data/training.npz"}})
     made = jobs.build_resolve(model, RUN, settings, uid=uid)
     assert [v["persistentVolumeClaim"]["claimName"] for v in pod(made)["volumes"] if "persistentVolumeClaim" in v] == ["data"]
+
+
+def test_students_on_volumes_are_mounted_for_resolve(make_model, settings, uid):
+    """Those of spec.passes, and of a target's own."""
+    passes = [[{"type": "Distill", "distill": {"student": {"source": {"uri": f"pvc://{claim}/small.onnx"}}}}] for claim in ("students", "own")]
+    targets = [{"name": "a", "runtime": "ONNXRuntime"}, {"name": "b", "runtime": "ONNXRuntime", "passes": passes[1]}]
+    model = make_model(passes=passes[0], targets=targets, datasets={"training": {"uri": "pvc://data/training.npz"}})
+    made = jobs.build_resolve(model, RUN, settings, uid=uid)
+    assert [v["persistentVolumeClaim"]["claimName"] for v in pod(made)["volumes"] if "persistentVolumeClaim" in v] == ["data", "students", "own"]

@@ -129,6 +129,11 @@ def test_artifact_key_ignores_what_makes_no_bytes() -> None:
     assert keys.artifact_key(**ARTIFACT | same) == keys.artifact_key(**ARTIFACT)
 
 
+def test_artifact_key_has_a_student_s_digest_where_there_is_one() -> None:
+    found = {keys.artifact_key(**ARTIFACT, student_digest=digest) for digest in (None, DIGEST, OTHER)}
+    assert len(found) == 3 and keys.artifact_key(**ARTIFACT) in found
+
+
 def test_artifact_key_format_is_stable() -> None:
     # If this changes on purpose, raise the number in the key's name; every store then builds again.
     assert keys.artifact_key(**ARTIFACT) == "a423bd08d20d96119cb81c52d36c7772c8c8247ceb242582e7dd1013b2765bde"

@@ -138,7 +138,7 @@ class Source(ApiModel):
     )
     secret_ref: SecretReference | None = Field(
         default=None,
-        description="Credentials for the source and the datasets; read by the resolve Job only. Keys: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
+        description="Credentials for the source, the datasets and a source of a student; read by the resolve Job only. Keys: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
         "AWS_SESSION_TOKEN, AWS_REGION and AWS_ENDPOINT_URL for s3; GOOGLE_APPLICATION_CREDENTIALS (the JSON key of a service account) and STORAGE_EMULATOR_HOST (another endpoint) for gs; "
         "AZURE_STORAGE_ACCOUNT with AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN, and AZURE_STORAGE_SERVICE_ENDPOINT for az; token (a bearer token) for https and hf, HF_ENDPOINT "
         "for another Hub; and uriPrefix: which URIs they may be sent to. "
@@ -711,6 +711,13 @@ class Spec(ApiModel):
                 where = f"{'passes' if target.passes is None else f'targets[{position}].passes'}[{found.position}]"
                 raise FieldError(f"{where}.{found.field}" if found.field else where, found.message, found.reason)
         return self
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """Everything that is fetched: the source, the datasets, and the models that passes start from."""
+        data = (self.datasets.calibration, self.datasets.evaluation, self.datasets.training)
+        own = [order.source_of(self.passes_of(target)) for target in self.targets]
+        return (self.source.uri, *(d.uri for d in data if d is not None), *(found[1].uri for found in own if found is not None))
 
     @property
     def primary(self) -> Target:

@@ -7,6 +7,7 @@ result is held to ONNX Runtime's own answer, and its weights have to be paramete
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,7 @@ _FLOAT = 1  # TensorProto.FLOAT
 
 
 def _refused(what: str) -> BurnishError:
-    return BurnishError(
-        Reason.PassNotApplicable, f"the source's graph can't be brought to PyTorch for training: {what}; {_CURE}", field="spec.passes"
-    )
+    return BurnishError(Reason.PassNotApplicable, f"the graph can't be brought to PyTorch for training: {what}; {_CURE}", field="spec.passes")
 
 
 def _fold(model: Path, scratch: Path) -> Path:
@@ -153,7 +152,7 @@ def _converted(model: Any) -> Any:
     try:
         return onnx2torch.convert(model)
     except NotImplementedError as error:
-        operators = sorted({node.op_type for node in model.graph.node if node.op_type in str(error)})
+        operators = sorted({node.op_type for node in model.graph.node if re.search(rf"\b{re.escape(node.op_type)}\b", str(error))})
         said = f"onnx2torch has no {', '.join(operators)}" if operators else " ".join(str(error).split())[:200]
         raise _refused(said) from error
     except Exception as error:  # of the library, on a graph that it does not expect

@@ -48,6 +48,11 @@ class NamedModule:
     by_keyword: bool = False
     """Inputs are passed by name, not in order."""
 
+    @property
+    def weights(self) -> int:
+        """How many there are."""
+        return sum(p.numel() for p in self.module.parameters())
+
     def run(self, feed: base.Arrays) -> dict[str, np.ndarray]:
         """The module's own answer.
 
@@ -107,6 +112,27 @@ class NamedModule:
         names = [i.tensor.name for i in self.inputs]
         answer = self.module(**dict(zip(names, arguments, strict=True))) if self.by_keyword else self.module(*arguments)
         return named_outputs(answer)
+
+
+@dataclasses.dataclass(frozen=True)
+class AskedModule(NamedModule):
+    """A model that another runtime has loaded, for those that want its answers only: `module` is an empty one, and nothing of it can be trained."""
+
+    session: base.Session | None = None
+    known_weights: int = 0
+
+    @property
+    def weights(self) -> int:
+        """As its file has them."""
+        return self.known_weights
+
+    def outputs(self, arguments: Sequence[Any]) -> dict[str, Any]:
+        """The runtime's answers as tensors."""
+        import torch
+
+        assert self.session is not None  # noqa: S101  # whoever makes one gives it
+        found = self.session.infer({i.tensor.name: value.numpy() for i, value in zip(self.inputs, arguments, strict=True)})
+        return {name: torch.from_numpy(value) for name, value in found.items()}
 
 
 def data_type(dtype: Any, name: str) -> base.DataType:

@@ -55,6 +55,7 @@ class HuggingFace(base.Format):
     name: ClassVar[str] = "HuggingFace"
     toolchain: ClassVar[str] = "torch"
     options: ClassVar[frozenset[str]] = frozenset({"task"})
+    is_trainable: ClassVar[bool] = True
 
     def detect(self, files: Files) -> bool:
         """True for a directory with transformers' config.json, or sentence-transformers' modules.json, and with weights of PyTorch."""

@@ -25,6 +25,7 @@ class Onnx(base.Format):
     name: ClassVar[str] = "ONNX"
     toolchain: ClassVar[str] = "onnx"
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
+    is_trainable: ClassVar[bool] = True
 
     def detect(self, files: Files) -> bool:
         """True if the file, or the directory's one .onnx file, starts with the fields of a ModelProto."""

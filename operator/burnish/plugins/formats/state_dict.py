@@ -24,6 +24,7 @@ class StateDict(base.Format):
     name: ClassVar[str] = "StateDict"
     toolchain: ClassVar[str] = "torch"
     options: ClassVar[frozenset[str]] = frozenset({"architecture", "architecture_args"})
+    is_trainable: ClassVar[bool] = True
 
     def detect(self, files: Files) -> bool:
         """True for safetensors, and for what torch.save wrote that is neither a program nor a script."""

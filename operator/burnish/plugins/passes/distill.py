@@ -55,6 +55,29 @@ class Distill(_training.ByOptions):
         assert isinstance(config, DistillConfig)  # noqa: S101  # the registry pairs pass and config
         return config.options
 
+    def only_asks(self, config: base.PassConfig) -> bool:
+        """Where nothing of the original is in the student."""
+        assert isinstance(config, DistillConfig)  # noqa: S101  # the registry pairs pass and config
+        return config.student is not None and config.student.is_of_its_own
+
+    def source(self, config: base.PassConfig) -> base.PassSource | None:
+        """The student's, where it has one of its own."""
+        assert isinstance(config, DistillConfig)  # noqa: S101  # the registry pairs pass and config
+        student = config.student
+        if student is None or student.source is None:
+            return None
+        given = student.source
+        fields = {name: f"distill.student.source.{name}" for name in ("uri", "format", "task", "digest")}
+        fields |= {name: f"distill.student.{name}" for name in ("architecture", "architectureArgs")}
+        return base.PassSource(given.uri, given.digest, given.format.value if given.format else None, student.options, fields)
+
+    def relocated(self, config: base.PassConfig, uri: str, digest: str | None) -> base.PassConfig:
+        """With another place of the student's source."""
+        assert isinstance(config, DistillConfig)  # noqa: S101  # the registry pairs pass and config
+        assert config.student is not None and config.student.source is not None  # noqa: S101  # `source` said so
+        source = config.student.source.model_copy(update={"uri": uri, "digest": digest})
+        return config.model_copy(update={"student": config.student.model_copy(update={"source": source})})
+
     def misplaced(self, config: base.PassConfig, before: Sequence[base.PassRequest], after: Sequence[base.PassRequest]) -> str:
         """There is one student: its own, or what a pass before left."""
         assert isinstance(config, DistillConfig)  # noqa: S101  # the registry pairs pass and config
@@ -75,8 +98,8 @@ class Distill(_training.ByOptions):
         trials = _Trials(config, model, bench)
         why_not = trials.why_not_compared()
         kept = trials.run([_Trial(0, True)] if why_not else _trials(config.compare_seeds))
-        before, after = (sum(p.numel() for p in m.module.parameters()) for m in (model, kept.model))
-        sizes = f"{after:,} weights" if config.student is None else f"{after:,} weights where the original has {before:,}"
+        sizes = f"{kept.model.weights:,} weights"
+        sizes += "" if config.student is None else f" where the original has {model.weights:,}"
         verdict = f"not compared with training without the original: {why_not}" if why_not else trials.verdict()
         summary = f"{_students.told(config.student)}, {sizes}, learned from the original (alpha {config.alpha}, temperature {config.temperature}); {verdict}"
         return base.TrainedModel(kept.model, summary, kept.losses, (verdict,))
@@ -165,7 +188,7 @@ class _Trials:
         """The same for the same seed."""
         if self._config.student is None:
             return _channels.copied(self._model)
-        return _students.make(self._config.student, self._model, self._config.seed + seed)
+        return _students.make(self._config.student, self._model, self._bench, self._config.seed + seed)
 
     def _train(self, student: Any, trial: _Trial, losses: list[float], bench: base.Bench, state: Mapping[str, object]) -> None:
         options = self._config.options
@@ -205,6 +228,9 @@ class _Step(base.Bench):
 
     def load(self) -> Mapping[str, Any] | None:
         return self._bench.load()
+
+    def student(self) -> Any:
+        return self._bench.student()
 
     def score(self, model: Any) -> float | None:
         return self._bench.score(model)

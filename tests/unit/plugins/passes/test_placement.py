@@ -79,6 +79,16 @@ def test_distill_with_a_student_is_refused_where_a_pass_made_one() -> None:
         ({"student": {"widthPercent": 50, "architectureArgs": [{"name": "a", "value": "1"}]}}, "no architecture"),
         ({"student": {"architecture": "my.network"}}, "no other code is run"),
         ({"student": {"architecture": "timm.x", "architectureArgs": [{"name": "a", "value": "1"}, {"name": "a", "value": "2"}]}}, "'a' twice"),
+        ({"student": {"widthPercent": 50, "source": {"uri": "file:x"}}}, "has a source of its own, and a cut of the original; keep one of them"),
+        ({"student": {"depthPercent": 50, "source": {"uri": "file:x"}}}, "has a source of its own, and a cut of the original; keep one of them"),
+        ({"student": {"source": {}}}, "Field required"),
+        ({"student": {"source": {"uri": "file:x", "digest": "abc"}}}, "match pattern"),
+        ({"student": {"source": {"uri": "file:x", "format": "Keras"}}}, "'HuggingFace', 'ONNX' or 'StateDict'"),
+        ({"student": {"source": {"uri": "file:x", "format": "TorchScript"}}}, "'HuggingFace', 'ONNX' or 'StateDict'"),
+        ({"student": {"source": {"uri": "file:x", "format": "StateDict"}}}, "name what they belong to"),
+        ({"student": {"source": {"uri": "file:x", "format": "ONNX"}, "architecture": "timm.x"}}, "belongs to a source of format StateDict"),
+        ({"student": {"source": {"uri": "file:x", "format": "ONNX", "task": "FillMask"}}}, "belongs to format HuggingFace"),
+        ({"student": {"source": {"uri": "file:x"}, "architectureArgs": [{"name": "a", "value": "1"}]}}, "no architecture"),
     ],
 )
 def test_distill_refuses_options_that_make_no_sense(options: dict[str, Any], told: str) -> None:
@@ -92,6 +102,33 @@ def test_quantize_aware_train_refuses_options_that_make_no_sense(options: dict[s
     with pytest.raises(ValidationError) as caught:
         entry("QuantizeAwareTrain", **options)
     assert told in str(caught.value)
+
+
+SOURCE = {"uri": "https://example.com/small?token=secret", "digest": "sha256:" + "0" * 64, "format": "StateDict"}
+
+
+def test_student_with_a_source_is_told_to_whoever_fetches_it() -> None:
+    own = entry("Distill", student={"source": SOURCE, "architecture": "timm.x", "architectureArgs": [{"name": "depth", "value": "2"}]})
+    found = order.source_of([entry("Finetune"), own, entry("QuantizeAwareTrain")])
+    assert found is not None
+    position, source = found
+    assert (position, source.uri, source.digest, source.format) == (1, SOURCE["uri"], SOURCE["digest"], "StateDict")
+    assert source.options == base.SourceOptions(architecture="timm.x", architecture_args={"depth": 2})
+    assert (source.fields["uri"], source.fields["architecture"]) == ("distill.student.source.uri", "distill.student.architecture")
+    assert order.source_of([entry("Distill", student={"architecture": "timm.x"}), entry("Quantize")]) is None
+
+
+@pytest.mark.parametrize("student", [{"source": SOURCE | {"format": None}}, {"architecture": "timm.x"}])
+def test_student_of_its_own_only_asks_the_original(student: dict[str, Any]) -> None:
+    plugin = registry.passes()["Distill"]
+    assert isinstance(plugin, base.TrainingPass)
+    assert plugin.only_asks(entry("Distill", student=student).config)
+    assert not plugin.only_asks(entry("Distill", student={"widthPercent": 50}).config)
+    assert not plugin.only_asks(entry("Distill").config)
+    assert objection(entry("Distill", student=student)) is None
+    refused = objection(entry("Prune"), entry("Distill", student=student))
+    assert refused is not None
+    assert refused.message.endswith("remove student, so that it teaches that one, or remove Prune")
 
 
 def test_labels_are_needed_where_the_loss_has_them() -> None:
