@@ -98,8 +98,7 @@ def main(folder: Path, weights: Path) -> None:
     torch.export.save(torch.export.export(Cnn().eval(), (torch.zeros(2, 1, 32, 32),), dynamic_shapes=({0: batch},)), folder / "cnn.pt2")
     images, labels = resnet_training()
     np.savez_compressed(folder / "resnet-training.npz", image=images, label=labels)
-    if weights.exists():
-        export(resnet_by_hand(weights), folder / "resnet-by-hand.onnx", 3, RESNET_SIDE, RESNET_SIDE)
+    export(resnet_by_hand(weights), folder / "resnet-by-hand.onnx", 3, RESNET_SIDE, RESNET_SIDE)
 
 
 if __name__ == "__main__":

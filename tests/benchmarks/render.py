@@ -56,9 +56,10 @@ stands beside `quantize_static` and `nncf.quantize` called by hand on the same O
 
 _COMPRESSION = """## Do pruning, training for integers, factorizing and sharing weights pay?
 
-The digits CNN (0.77 M parameters, from ONNX through PyTorch), each list of passes once per seed as `burnish run` does it, then bare in ONNX Runtime, one thread, interleaved in one
-process, batch 1, against the FP32 baseline of the same run; an MLP, a Keras CNN of 32 thousand parameters, and ResNet-18 at batch 16, once. Speeds and drops are means over seeds with the smallest and the largest; a target of the score counts each seed's own
-one-sided 95 % bound.
+The digits CNN (0.77 M parameters, from ONNX and from a .pt2, which both go through ONNX to PyTorch), each list of passes as `burnish run` does it, then bare in ONNX Runtime, one thread,
+interleaved in one process, batch 1, against the FP32 baseline of the same run; chains beside their single passes. timm's test_resnet (a state dict, trained as it is), an MLP and a Keras
+CNN of 32 thousand parameters, and ResNet-18 at batch 16. Speeds and drops are means over seeds with the smallest and the largest; a target of the score counts each seed's own one-sided
+95 % bound.
 """
 
 _CONVERSIONS = """Export and build alone, each a process of its own from start to end, against scripts that do the same by hand (tests/benchmarks/convert_by_hand.py), {count} times in
@@ -220,15 +221,15 @@ def _beside(row: Figures, peer: Figures) -> list[str]:
 
 
 def _compression(found: Figures) -> str:
-    headers = ["passes", "times as fast", "size / FP32", "drop of the score", "target", "met"]
+    headers = ["passes", "seeds", "times as fast (range over seeds)", "size / FP32", "drop of the score", "target", "met"]
     rows = []
     for row in found["rows"]:
-        cells = [row["case"], figures.interval(row["speed"], "x"), f"{row['size']:.2f}", figures.interval(row["drop"])]
+        cells = [row["case"], str(len(row["seeds"])), figures.interval(row["speed"], "x"), f"{row['size']:.2f}", figures.interval(row["drop"])]
         for position, target in enumerate(row["targets"] or [{"what": "-", "met": True}]):
             rows.append([*(cells if position == 0 else [""] * len(cells)), target["what"], _met(target["met"])])
     counted = [f"{row['case']} {row['seeds'][0]['macs']:.2f}" for row in found["rows"] if "macs" in row["seeds"][0]]
     notes = f"Multiply-accumulates that are left, as a share of the original's: {', '.join(counted)}.\n"
-    seeds = f"{len(found['rows'][0]['seeds'])} seeds, load average after each case {', '.join(map(str, found['loadAverage']))}"
+    seeds = f"load average after each case {', '.join(map(str, found['loadAverage']))}"
     return "\n".join([_COMPRESSION, _table(headers, rows), notes, _machine(found["machine"], seeds)])
 
 
