@@ -51,6 +51,34 @@ def test_neurons_that_never_fire_go_whatever_their_weights(outcome: dict[str, An
     assert outcome["neuron"] == {"same": True, "widths": [8, 16, 16, 4]}
 
 
+def test_taylor_asks_what_follows_and_l2_does_not(outcome: dict[str, Any]) -> None:
+    assert outcome["taylor"] == {"L2": 8, "Taylor": 0}
+
+
+def test_even_few_zeros_stay_zero(outcome: dict[str, Any]) -> None:
+    assert outcome["slightly sparse"]["zeros"] > 300
+    assert outcome["slightly sparse"]["same"]
+
+
+def test_no_process_gets_a_single_sample_of_a_batch(outcome: dict[str, Any]) -> None:
+    assert outcome["shares"] == [[[4, 4], [3, 2], [2, 2], [3, 0], [2, 0]], [[3, 3, 2], [5, 0, 0], [4, 0, 0], [3, 0, 0], [2, 0, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("case", "said", "kept"),
+    [
+        ("infinite in an epoch's last step", "weights became infinite after epoch 2", 1),
+        ("infinite in the last step of all", "weights became infinite after epoch 3", 2),
+        ("infinite in between", "the loss became nan in epoch 3 of 3, step 3 of 6", 2),
+    ],
+)
+def test_diverging_training_keeps_the_last_good_checkpoint(outcome: dict[str, Any], case: str, said: str, kept: int) -> None:
+    found = outcome[case]
+    assert found["reason"] == "TrainingDiverged"
+    assert said in found["message"] and f"the checkpoint after epoch {kept} is kept" in found["message"]
+    assert found["finite"] == [True] * kept
+
+
 @pytest.mark.parametrize("scope", ["per layer", "global"])
 def test_magnitude_sets_that_share_of_weights_to_zero_and_training_keeps_it(outcome: dict[str, Any], scope: str) -> None:
     found = outcome[f"magnitude {scope}"]

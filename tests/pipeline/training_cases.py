@@ -167,6 +167,36 @@ def neuron() -> dict[str, Any]:
     return {"same": bool(torch.equal(model.module[0].weight, kept)), "widths": widths(model)}
 
 
+def taylor(importance: str) -> dict[str, Any]:
+    """Channels with large weights of which nothing that follows takes notice: they have no gradient, so Taylor drops them, and L2 keeps them."""
+    module = network()
+    with torch.no_grad():
+        module[0].weight[::2] *= 10
+        module[4].weight[:, ::2] = 0
+    idle = module[0].weight[::2].detach().clone()
+    model, _, _ = pruned(module=module, importance=importance, finetune={"epochs": 0})
+    return {"kept": sum(any(torch.equal(a, b) for b in idle) for a in model.module[0].weight.detach())}
+
+
+def slightly_sparse() -> dict[str, Any]:
+    """One weight in a hundred, and it stays zero."""
+    model, bench, _ = pruned(method="Magnitude", sparsityPercent=1, scope="Global")
+    before = [p == 0 for p in model.module.parameters() if p.ndim > 1]
+    finetune.Finetune().apply(finetune.FinetuneConfig(epochs=1, batch_size=16), model, bench)
+    after = [p == 0 for p in model.module.parameters() if p.ndim > 1]
+    return {"zeros": sum(int(b.sum()) for b in before), "same": all(torch.equal(a, b) for a, b in zip(before, after, strict=True))}
+
+
+def shares() -> list[list[list[int]]]:
+    """Samples of each process of two and of three, of batches of different sizes."""
+
+    class Member(base.Team):
+        def __init__(self, rank: int, size: int) -> None:
+            self.rank, self.size = rank, size
+
+    return [[[len(_training.share(np.arange(n), Member(r, size))) for r in range(size)] for n in (8, 5, 4, 3, 2)] for size in (2, 3)]
+
+
 def magnitude(scope: str) -> dict[str, Any]:
     model, bench, made = pruned(method="Magnitude", sparsityPercent=80, scope=scope, steps=3)
     finetune.Finetune().apply(finetune.FinetuneConfig(epochs=1, batch_size=16), model, bench)
@@ -252,6 +282,29 @@ def diverging() -> object:
     bench = Bench(lesson())
     config = finetune.FinetuneConfig.model_validate({"epochs": 3, "learningRate": "1000", "optimizer": "SGD", "batchSize": 16})
     return finetune.Finetune().apply(config, named(network()), bench)
+
+
+class Fragile(torch.nn.Module):
+    """Learns for a while, and then one step makes infinities of its weights, which no loss has seen yet."""
+
+    def __init__(self, last_step: int) -> None:
+        super().__init__()
+        self.inner, self.last_step, self.step = network(), last_step, 0
+        self.inner[10].weight.register_hook(self._spoil)
+
+    def _spoil(self, gradient: torch.Tensor) -> torch.Tensor:
+        self.step += 1
+        return gradient * float("inf") if self.step == self.last_step else gradient
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
+
+
+def spoilt(step: int) -> dict[str, Any]:
+    """What is said and kept of a training of three epochs of six steps each whose weights become infinite in this step."""
+    bench = Bench(lesson())
+    said = refused(lambda: finetune.Finetune().apply(finetune.FinetuneConfig(epochs=3, batch_size=16), named(Fragile(step)), bench))
+    return said | {"finite": [all(bool(torch.isfinite(v).all()) for v in kept["model"].values()) for kept in bench.kept]}
 
 
 class Strange(torch.nn.Module):
@@ -351,6 +404,12 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "structured in steps": lambda: structured(sparsityPercent=75, steps=3),
     "structured without training": lambda: structured(bench=Bench(None), finetune={"epochs": 0}),
     "neuron": neuron,
+    "taylor": lambda: {"L2": taylor("L2")["kept"], "Taylor": taylor("Taylor")["kept"]},
+    "slightly sparse": slightly_sparse,
+    "shares": shares,
+    "infinite in an epoch's last step": lambda: spoilt(12),
+    "infinite in the last step of all": lambda: spoilt(18),
+    "infinite in between": lambda: spoilt(14),
     "magnitude per layer": lambda: magnitude("PerLayer"),
     "magnitude global": lambda: magnitude("Global"),
     "resumed": resumed,

@@ -69,6 +69,11 @@ def times(factor: str | float) -> str:
     return f"{factor}×" if isinstance(factor, str) else f"{factor:.3g}×"
 
 
+def counted(number: int, what: str) -> str:
+    """`1 epoch`, `3 epochs`: of words whose plural takes an s."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def size(size_bytes: int) -> str:
     """`98 MiB`."""
     return reading(format_bytes(size_bytes), "B")

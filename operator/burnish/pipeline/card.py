@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from burnish.api import numbers
 from burnish.api.job_contract import ArtifactConfig, BuildRecord, Result, TrainedPass
 from burnish.api.v1alpha1.status import Served, TargetStatus
 from burnish.plugins.base import Tensor
@@ -64,7 +65,7 @@ def _of_pass(done: TrainedPass) -> str:
     options = done.config.get("finetune")
     options = options if isinstance(options, dict) else done.config
     seed = f", seed {options['seed']}" if done.losses and "seed" in options else ""
-    loss = f", loss {done.losses[0]:.3g} to {done.losses[-1]:.3g} in {len(done.losses)} epochs" if done.losses else ""
+    loss = f", loss {done.losses[0]:.3g} to {done.losses[-1]:.3g} in {numbers.counted(len(done.losses), 'epoch')}" if done.losses else ""
     return f"{done.summary}{loss}{seed}"
 
 

@@ -27,6 +27,7 @@ class Memory:
         staged = work.load(StepName.stage, StageRecord).checkpoints
         self._earlier = work.path(staged) if staged else None
         self._work = request.plan.artifact_key
+        self._told: set[int] = set()
 
     def save(self, position: int, state: Mapping[str, object]) -> None:
         """Keep the state of the pass at this position; atomically, the digest last."""
@@ -58,7 +59,8 @@ class Memory:
             except Exception as error:  # whatever a damaged file makes the library raise
                 emit(f"a checkpoint can't be used and is left out: {' '.join(str(error).split())[:150]}", warning=True)
                 continue
-            if folder is self._earlier:
+            if folder is self._earlier and position not in self._told:
+                self._told.add(position)
                 emit(f"going on from the checkpoint after epoch {len(found.get('losses', ()))}")
             return found
         return None

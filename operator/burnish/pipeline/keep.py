@@ -43,7 +43,7 @@ class Keeper:
     """Files the checkpoints of one work directory as they come."""
 
     def __init__(self, work: WorkDir, artifact_key: str, store: Store) -> None:
-        self._folder, self._key, self._store = work.folder(StepName.train) / CHECKPOINTS, artifact_key, store
+        self._work, self._folder, self._key, self._store = work, work.folder(StepName.train) / CHECKPOINTS, artifact_key, store
         record = store.get_record(CHECKPOINTS, artifact_key, CheckpointRecord)
         self._filed = {c.position: c for c in record.files} if record else {}
 
@@ -68,6 +68,11 @@ class Keeper:
             files = tuple(self._filed[position] for position in sorted(self._filed))
             self._store.put_record(CHECKPOINTS, self._key, CheckpointRecord(files=files), replace=True)
         return new
+
+    def end(self) -> None:
+        """Where the work is done, forget what was filed while `publish` was forgetting."""
+        if (self._work.folder(StepName.publish) / "record.json").exists():
+            forget(self._key, self._store)
 
     def _put(self, path: Path, digest: str) -> str | None:
         try:
@@ -136,6 +141,8 @@ def main(arguments: list[str] | None = None) -> int:
                 keeper = Keeper(work, work.load_request().plan.artifact_key, store_options.open_from(options))
             if filed := keeper.file_new():
                 emit(f"filed {filed} checkpoint{'s' if filed > 1 else ''}")
+            if last:
+                keeper.end()
         except (BurnishError, OSError) as error:  # training goes on: without the store it only has to start over after a kill
             emit(f"checkpoints can't be filed: {error}", warning=True)
         except Exception:  # a bug: the traceback belongs into the log, and nothing depends on this process

@@ -137,6 +137,7 @@ class Examined:
         self.spec = request.datasets.evaluation if data else None
         self.labels = data.labels[:MAX_EXAMINED] if data and data.labels is not None else None
         self.feeds = feeds
+        self._samples = min(len(data), MAX_EXAMINED) if data else 0
 
     def answers(self, session: Session) -> dict[str, np.ndarray]:
         """Output name -> (samples, ...)."""
@@ -161,7 +162,7 @@ class Examined:
     @property
     def largest_loss(self) -> float | None:
         """As `Scoring.largest_loss`."""
-        return scoring.scoring(self.spec, self.labels, len(self.feeds)).largest_loss if self.spec else None
+        return scoring.scoring(self.spec, self.labels, self._samples).largest_loss if self.spec else None
 
 
 MAX_EXAMINED = 2000

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from burnish.api.job_contract import PipelineRequest, StepName
@@ -26,6 +28,8 @@ from burnish.plugins import base
 PATIENCE = timedelta(minutes=10)
 """For the others to come, and to answer."""
 _END_S = 30.0
+_LAST_WORDS_S = 5.0
+"""For one whose connection closed to end."""
 
 
 def size_of(request: PipelineRequest) -> int:
@@ -104,9 +108,24 @@ def _started(rank: int, size: int, work: WorkDir) -> Iterator[None]:
     try:
         yield
         process.wait(_END_S)
+    except BurnishError:  # both of them found it
+        raise
+    except Exception as error:  # of gloo, which only says that a connection closed
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_LAST_WORDS_S)
+        if process.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            raise MemoryError from error
+        if process.returncode:
+            raise BurnishError(Reason.InternalError, f"process {rank + 1} of {size} that train ended: {_last_words(folder)}") from error
+        raise
     finally:
         process.kill()
         process.wait()
+
+
+def _last_words(folder: Path) -> str:
+    lines = (folder / "log.txt").read_text(errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else "it said nothing"
 
 
 def _free_port() -> int:

@@ -106,9 +106,14 @@ def request() -> PipelineRequest:
     return requests.pipeline_request(asked, ResolveRecord(source=source, targets=(plan,)), model.spec.targets[0], plan, hardware_class=hardware)
 
 
-def test_sidecar_files_once_more_when_its_pod_ends(work: WorkDir, store: Store, tmp_path: Path) -> None:
-    """SIGTERM comes when the last container has ended; what the step left right before is not lost."""
+@pytest.mark.parametrize("is_published", [False, True])
+def test_sidecar_files_once_more_when_its_pod_ends(work: WorkDir, store: Store, tmp_path: Path, is_published: bool) -> None:
+    """SIGTERM comes when the last container has ended; what the step left right before is not lost, and not kept where the work is done."""
     work.save_request(request())
+    if is_published:
+        done = work.folder(StepName.publish) / "record.json"
+        done.parent.mkdir(parents=True)
+        done.write_text("{}")
     command = [sys.executable, "-m", "burnish.pipeline.keep", "--work", work.root, "--store", tmp_path / "store"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         leave(work, b"first")
@@ -118,5 +123,5 @@ def test_sidecar_files_once_more_when_its_pod_ends(work: WorkDir, store: Store, 
         leave(work, b"last")
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=30)
-    assert (process.returncode, filed(store)) == (0, {0: b"last"}), said
+    assert (process.returncode, filed(store)) == (0, {} if is_published else {0: b"last"}), said
     assert "Traceback" not in said

@@ -80,11 +80,8 @@ def _training(step: TrainedPass) -> Cell:
     options: Any = step.config.get("finetune", step.config)
     options = options if isinstance(options, Mapping) else {}
     settings = [f"{label} {options[name]}" for name, label in _SETTINGS if options.get(name) is not None] if step.losses else []
-    text = (
-        f"{len(step.losses)} epoch{'s' if len(step.losses) > 1 else ''}, loss {step.losses[0]:.3g} to {step.losses[-1]:.3g}"
-        if step.losses
-        else "none"
-    )
+    epochs = numbers.counted(len(step.losses), "epoch")
+    text = f"{epochs}, loss {step.losses[0]:.3g} to {step.losses[-1]:.3g}" if step.losses else "none"
     return Cell(text, _joined(", ".join(settings), *step.notes))
 
 

@@ -21,8 +21,6 @@ from burnish.plugins import base
 if TYPE_CHECKING:
     import numpy as np
 
-SPARSE = 0.01
-"""Share of exact zeros above which a weight counts as pruned: no training leaves so many by chance."""
 Decimal = Annotated[str, Field(pattern=names.DECIMAL_PATTERN, max_length=32)]
 
 
@@ -161,6 +159,8 @@ def train(named: Any, part: Part, bench: base.Bench, losses: list[float], extra:
         losses.append(_epoch(named, part, bench, optimizer, epoch, steps))
         bench.team.follow(_tensors(named.module))
         part.mode.evaluate(named.module)
+        if not all(bool(torch.isfinite(p).all()) for p in parameters):  # the last step's work, which no loss has seen
+            raise _diverged("weights became infinite", options, epoch, f"after epoch {epoch + 1}")
         bench.save({**(extra or {}), "losses": list(losses), "model": named.module.state_dict(), "optimizer": optimizer.state_dict()})
         bench.say(f"epoch {epoch + 1} of {options.epochs}: loss {losses[-1]:.4g}", done=(epoch + 1) / options.epochs)
 
@@ -187,25 +187,25 @@ def _epoch(named: Any, part: Part, bench: base.Bench, optimizer: Any, epoch: int
         optimizer.zero_grad(set_to_none=True)
         value = _backward(named, lesson, loss_of, indices, optimizer, bench.team)
         if not math.isfinite(value):
-            kept = f"the checkpoint after epoch {epoch} is kept" if epoch else "no epoch ended, so nothing of it is kept"
-            raise BurnishError(
-                Reason.TrainingDiverged,
-                f"the loss became {value} in epoch {epoch + 1} of {options.epochs}, step {step + 1} of {steps}; lower learningRate ({options.learning_rate}); {kept}",
-            )
+            raise _diverged(f"the loss became {value}", options, epoch, f"in epoch {epoch + 1} of {options.epochs}, step {step + 1} of {steps}")
         optimizer.step()
         keep_zeros()
         total += value * len(indices)
     return total / len(lesson)
 
 
+def _diverged(what: str, options: TrainingOptions, ended: int, when: str) -> BurnishError:
+    kept = f"the checkpoint after epoch {ended} is kept" if ended else "no epoch ended, so nothing of it is kept"
+    return BurnishError(Reason.TrainingDiverged, f"{what} {when}; lower learningRate ({options.learning_rate}); {kept}")
+
+
 def _backward(
     named: Any, lesson: base.Lesson, loss_of: Callable[[Any, np.ndarray], Any], indices: np.ndarray, optimizer: Any, team: base.Team
 ) -> float:
     """Leave the gradients of the batch's mean loss in the weights; returns that loss. Each process of a team works on its part of the batch."""
-    import numpy as np
     import torch
 
-    mine = np.array_split(indices, team.size)[team.rank]
+    mine = share(indices, team)
     total = torch.zeros(1)
     if len(mine):
         answer = named.outputs([torch.from_numpy(lesson.inputs[i.tensor.name][mine]) for i in named.inputs])
@@ -224,7 +224,7 @@ def _zeros(module: Any) -> Callable[[], None]:
     """What puts back the zeros of sparse weights: pruned away is pruned away, whatever is trained after it."""
     import torch
 
-    sparse = [p for p in module.parameters() if p.ndim > 1 and int((p == 0).sum()) > SPARSE * p.numel()]
+    sparse = [p for p in module.parameters() if p.ndim > 1 and bool((p == 0).any())]
     masks = [p.detach() != 0 for p in sparse]
 
     def keep() -> None:
@@ -233,6 +233,15 @@ def _zeros(module: Any) -> Callable[[], None]:
                 weight.mul_(mask)
 
     return keep
+
+
+def share(indices: np.ndarray, team: base.Team) -> np.ndarray:
+    """What of a batch is this process's; all of it the first one's where somebody else would get a single sample (batch normalization needs two)."""
+    import numpy as np
+
+    if len(indices) < 2 * team.size:
+        return indices if team.rank == 0 else indices[:0]
+    return np.array_split(indices, team.size)[team.rank]
 
 
 def batches(samples: int, size: int, seed: int) -> Iterator[np.ndarray]:
