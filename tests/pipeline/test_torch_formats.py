@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import time
 from pathlib import Path
@@ -51,6 +52,11 @@ REFUSED = {
     "script without inputs": ("InputsNotGeneratable", "spec.inputs"),
     "truncated program": ("InvalidModel", "can't load cut.pt2"),
     "operator that ONNX lacks": ("UnsupportedOperator", "aten.special_airy_ai"),
+    "operator of a library of its own": (
+        "UnsupportedOperator",
+        "own.pt2 has operators that PyTorch doesn't have, of a library of its author's: mine::double",
+    ),
+    "script with an operator of its own": ("UnsupportedOperator", "of a library of its author's: mine::double"),
 }
 
 
@@ -95,6 +101,15 @@ def test_what_was_done_to_a_checkpoint_is_said(outcomes):
     said = "; ".join(outcomes["checkpoint of a parallel module"]["said"])
     assert "took the weights from 'model'; left out: epoch" in said
     assert "removed 'module.'" in said
+
+
+def test_weights_are_found_in_a_trainers_checkpoint(outcomes):
+    assert "took the weights from 'state_dict'; left out: epoch, optimizer" in "; ".join(outcomes["weights within a trainer's checkpoint"]["said"])
+
+
+def test_of_many_differences_five_are_shown_and_the_others_counted(outcomes):
+    found = outcomes["other architecture"]["message"]
+    assert re.search(r"missing: (features\.[\w.]+, ){4}features\.[\w.]+ and \d+ more", found), found
 
 
 def test_token_ids_have_the_range_of_the_vocabulary(outcomes):

@@ -41,6 +41,7 @@ RGB, GRAY = image(3, 64, 64), image(1, 32, 32)
 GOOD = {
     "safetensors of torchvision": Case("StateDict", "squeezenet.safetensors", SQUEEZENET, RGB),
     "checkpoint of a parallel module": Case("StateDict", "checkpoint.pt", SQUEEZENET, RGB),
+    "weights within a trainer's checkpoint": Case("StateDict", "trainer.ckpt", SQUEEZENET, RGB),
     "old pickle of timm, which tells its inputs": Case("StateDict", "resnet-old.pth", RESNET),
     "weights of transformers": Case("StateDict", "bert/model.safetensors", BERT),
     "exported program": Case("ExportedProgram", "net.pt2", TRUSTED),
@@ -82,6 +83,8 @@ BAD = {
     "script without inputs": Case("TorchScript", "net.script.pt", TRUSTED),
     "truncated program": Case("ExportedProgram", "cut.pt2", TRUSTED),
     "operator that ONNX lacks": Case("ExportedProgram", "airy.pt2", TRUSTED),
+    "operator of a library of its own": Case("ExportedProgram", "own.pt2", TRUSTED),
+    "script with an operator of its own": Case("TorchScript", "own.script.pt", TRUSTED, GRAY),
 }
 
 
@@ -100,6 +103,13 @@ class Net(torch.nn.Module):
 class Airy(torch.nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return torch.special.airy_ai(image).sum((1, 2, 3))
+
+
+class Own(torch.nn.Module):
+    """With an operator that only this process knows, and only for a while."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mine.double(image).sum((1, 2, 3))
 
 
 class Writer(torch.nn.Module):
@@ -141,6 +151,7 @@ def make(directory: Path) -> None:
     weights = squeezenet.state_dict()
     safetensors.torch.save_file(weights, directory / "squeezenet.safetensors")
     torch.save({"epoch": 3, "model": {f"module.{name}": value for name, value in weights.items()}}, directory / "checkpoint.pt")
+    torch.save({"state_dict": weights, "optimizer": {"lr": 0.1}, "epoch": 3}, directory / "trainer.ckpt")
     renamed = {name.replace("classifier", "head"): value for name, value in weights.items()}
     safetensors.torch.save_file(renamed, directory / "renamed.safetensors")
     resnet = timm.create_model("test_resnet", num_classes=10, in_chans=1).state_dict()
@@ -165,6 +176,13 @@ def programs(directory: Path, canary: Path) -> None:
     for name, module in {"net": Net(), "airy": Airy()}.items():
         program = torch.export.export(module.eval(), (example,), dynamic_shapes=({0: batch},))
         torch.export.save(program, directory / f"{name}.pt2")
+    library = torch.library.Library("mine", "DEF")
+    library.define("double(Tensor x) -> Tensor")
+    library.impl("double", lambda x: 2 * x, "CompositeExplicitAutograd")
+    torch.library.register_fake("mine::double", torch.empty_like, lib=library)
+    torch.export.save(torch.export.export(Own(), (example,), dynamic_shapes=({0: batch},)), directory / "own.pt2")
+    torch.jit.save(torch.jit.trace(Own(), example), directory / "own.script.pt")
+    library._destroy()
     torch.jit.save(torch.jit.trace(torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU()).eval(), example), directory / "net.script.pt")
     torch.jit.save(torch.jit.script(Writer(str(canary)).eval()), directory / "evil.script.pt")
     torch.jit.save(torch.jit.script(Spinner().eval()), directory / "spinner.script.pt")
