@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from installation import CLUSTER, Installation, Space, condition, converted, digits, is_ready, is_stalled, output
+from installation import CLUSTER, EXAMPLES, Installation, Space, condition, converted, digits, is_ready, is_stalled, output
 from traffic import Overload, infer
 
 PIPELINE = ("--selector", "burnish.dev/component=pipeline")
@@ -245,6 +246,14 @@ def test_overload_restarts_nothing(served: Space, seconds: float) -> None:
     assert all(s["restartCount"] == 0 for pod in served.get("pods", "", *SERVER) for s in _statuses(pod))
 
 
+def _put_on_volume(space: Space, claim: str, file: Path) -> None:
+    """Into the volume's folder on the node, which is this machine."""
+    volume = json.loads(space.kubectl("get", "pv", space.get("pvc", claim)["spec"]["volumeName"], "-o", "json"))["spec"]
+    folder = Path((volume.get("hostPath") or volume["local"])["path"]) / "sources"
+    folder.mkdir()
+    shutil.copy(file, folder)
+
+
 def test_store_on_a_volume_from_apply_to_serving(space: Space, served: Space, installation: Installation) -> None:
     """Of the cluster's own storage class, which one node can mount: there is one."""
     volume = {"store__volume__enabled": "true", "store__volume__size": "1Gi", "store__volume__accessMode": "ReadWriteOnce"}
@@ -257,5 +266,9 @@ def test_store_on_a_volume_from_apply_to_serving(space: Space, served: Space, in
         assert space.get("pvc", "burnish-store")["status"]["phase"] == "Bound"
         assert "ownerReferences" not in space.get("pvc", "burnish-store")["metadata"]
         infer(space.address("digits"), "digits")
+        _put_on_volume(space, "burnish-store", EXAMPLES / "digits/model.onnx")
+        space.apply(published("claimed", source={"uri": "pvc://burnish-store/sources/model.onnx", "secretRef": {"name": "models"}}))
+        claimed = space.wait("claimed", is_ready)
+        assert claimed["status"]["source"]["digest"] == space.model("digits")["status"]["source"]["digest"]
     finally:
         installation.install()

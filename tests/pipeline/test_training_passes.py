@@ -64,6 +64,10 @@ def test_no_process_gets_a_single_sample_of_a_batch(outcome: dict[str, Any]) -> 
     assert outcome["shares"] == [[[4, 4], [3, 2], [2, 2], [3, 0], [2, 0]], [[3, 3, 2], [5, 0, 0], [4, 0, 0], [3, 0, 0], [2, 0, 0]]]
 
 
+def test_operators_that_can_not_be_repeated_are_named_each_time(outcome: dict[str, Any]) -> None:
+    assert outcome["undetermined"] == ["max_unpooling2d_forward_out"] * 2
+
+
 @pytest.mark.parametrize(
     ("case", "said", "kept"),
     [

@@ -19,6 +19,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from burnish.errors import BurnishError
+from burnish.pipeline import train
 from burnish.plugins import base
 from burnish.plugins.formats import _exported, _onnx_graph, _onnx_torch, _torch_module
 from burnish.plugins.passes import _channels, _training, finetune, prune
@@ -270,6 +271,17 @@ def batch_orders() -> dict[str, Any]:
     return {"parts": parts, "all": bool((seen == np.arange(33)).all())}
 
 
+def undetermined() -> list[str]:
+    """What of two operators PyTorch can't repeat to the bit; a second time it is told again."""
+    found = []
+    for _ in range(2):
+        with train.undetermined() as operators:
+            pooled, where = torch.nn.functional.max_pool2d(torch.rand(1, 1, 4, 4), 2, return_indices=True)
+            torch.nn.functional.max_unpool2d(pooled, where, 2)
+        found += sorted(operators)
+    return found
+
+
 def refused(action: Callable[[], object]) -> dict[str, str]:
     try:
         action()
@@ -415,6 +427,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "resumed": resumed,
     "pruned and resumed": pruned_resumed,
     "formula": formula,
+    "undetermined": undetermined,
     "batches": batch_orders,
     "diverging loss": lambda: refused(diverging),
     "channels that can't be followed": lambda: refused(lambda: pruned(module=Strange().eval())),

@@ -213,6 +213,8 @@ class TrainedPass(ApiModel):
     losses: tuple[float, ...] = ()
     """Mean of each epoch."""
     notes: tuple[str, ...] = ()
+    undetermined: tuple[str, ...] = ()
+    """Operators that ran and whose result may differ from one run to the next."""
 
 
 # --- measurement ----------------------------------------------------------------------------------------------------------------------

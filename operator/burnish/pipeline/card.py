@@ -52,12 +52,13 @@ def _trained(build: BuildRecord, config: ArtifactConfig) -> list[str]:
     if not behind:
         return []
     lines = ["## How it was trained", "", *(f"- {p.name}: {_of_pass(p)}" for p in build.trained[:behind]), f"- by {build.trained_with}", ""]
-    alone = build.trained_with.startswith("1 ")
-    words = (
-        "The same data, options and number of CPUs give the same weights on this class of hardware; another number of threads sums in another order."
-        if alone
-        else "Several processes sum gradients in an order that may differ, so another run gives weights that are close, not equal."
-    )
+    operators = sorted({name for p in build.trained[:behind] for name in p.undetermined})
+    if operators:
+        words = f"PyTorch has no deterministic implementation of {', '.join(operators)}, so another run gives weights that are close, not equal."
+    elif build.trained_with.startswith("1 "):
+        words = "The same data, options and number of CPUs give the same weights on this class of hardware; another number of threads sums in another order."
+    else:
+        words = "Several processes sum gradients in an order that may differ, so another run gives weights that are close, not equal."
     return [*lines, words, ""]
 
 

@@ -6,9 +6,12 @@ runtime's passes go on from, and each that may be faster than what it was given 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import re
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -199,7 +202,8 @@ class _Chain:
         bench = _Bench(self, entry.name, number, count)
         meter = usage.Meter()
         try:
-            made = plugin.apply(entry.config, self.model, bench)
+            with undetermined() as operators:
+                made = plugin.apply(entry.config, self.model, bench)
         except BurnishError as error:
             field = f"spec.passes[{number}]"  # they come first
             raise BurnishError(error.reason, error.message, field=error.field or field) from error
@@ -232,6 +236,7 @@ class _Chain:
                 usage=meter.read(),
                 losses=made.losses,
                 notes=made.notes,
+                undetermined=tuple(sorted(operators)),
             )
         )
 
@@ -281,6 +286,25 @@ class _Chain:
             model.outputs([torch.from_numpy(np.array(feed[i.tensor.name])) for i in model.inputs])
         total = counter.get_total_flops()
         return total // 2 // batch if total else None
+
+
+@contextlib.contextmanager
+def undetermined() -> Iterator[set[str]]:
+    """Gets the operators that PyTorch ran and has no deterministic implementation of: it warns of each (`_set_up`)."""
+    found: set[str] = set()
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def listen(message: Warning | str, *rest: Any, **more: Any) -> None:
+            said = re.match(r"(\S+) does not have a deterministic implementation", str(message))
+            if said:
+                found.add(said[1])
+            else:
+                show(message, *rest, **more)
+
+        warnings.filterwarnings("always", message=".*does not have a deterministic implementation")
+        warnings.showwarning = listen
+        yield found
 
 
 SMALL = 5_000_000

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from burnish import names
 from burnish.api import numbers
 from burnish.api.job_contract import (
+    ArtifactConfig,
     ArtifactRef,
     BuildRecord,
     CandidateBuild,
@@ -43,7 +44,7 @@ from burnish.api.v1alpha1.optimized_model import Constraints, Load
 from burnish.api.v1alpha1.status import Lookup, State
 from burnish.errors import Reason
 from burnish.measurement.summary import summarize
-from burnish.pipeline import publish, records, status, verdict
+from burnish.pipeline import card, publish, records, status, verdict
 from burnish.pipeline.report import chain, page
 from burnish.pipeline.report.__main__ import main as report_main
 from burnish.pipeline.report.inputs import ReportInput
@@ -502,6 +503,27 @@ def test_chain_tells_weights_and_multiply_accumulates_of_every_row() -> None:
     found = {row.label: (row.cells[weights].text, row.cells[macs].text) for row in chain.rows(pruned_and_quantized())}
     whole, half = ("100,000", "1,600,000"), ("25,000", "400,000")
     assert found == {"original": whole, "prune": half, "static": half, "dynamic": whole}
+
+
+@pytest.mark.parametrize(
+    ("trained_with", "operators", "said"),
+    [
+        ("1 process, no sockets", (), "give the same weights on this class of hardware"),
+        ("2 processes, a network namespace of its own with loopback only", (), "weights that are close, not equal"),
+        (
+            "1 process, no sockets",
+            ("put_", "histc"),
+            "PyTorch has no deterministic implementation of histc, put_, so another run gives weights that are close",
+        ),
+    ],
+)
+def test_card_says_whether_another_run_gives_the_same_weights(trained_with: str, operators: tuple[str, ...], said: str) -> None:
+    build = pruned_and_quantized().build
+    trained = (build.trained[0].model_copy(update={"undetermined": operators}),)
+    config = ArtifactConfig.model_construct(steps=({"kind": "Prune"},))
+    lines = card._trained(build.model_copy(update={"trained": trained, "trained_with": trained_with}), config)
+    assert said in lines[-2]
+    assert "- prune: half of the channels, loss 0.5 to 0.25 in 2 epochs" in lines
 
 
 def publish_result(store: Store, data: ReportInput) -> None:
