@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -117,22 +119,61 @@ def test_two_processes_train_as_one_does(project: Project, trainee: Any) -> None
     ran = project.run(trainee(PRUNE, finetune(2), rounded), "--work", project.path / "work")
     assert ran.code == 0, ran.stderr
     (work,) = ((path / "cpu") for path in (project.path / "work").iterdir())
-    request = json.loads((work / "request.json").read_text())
-    request["target"]["accelerator"] |= {"type": "GPU", "count": 2}
-    (work / "request.json").write_text(json.dumps(request))
     alone = json.loads((work / "steps/03-train/record.json").read_text())
-    shutil.rmtree(work / "steps/03-train")
-    found = environments.find("torch")
-    assert found is not None
-    command = [found.python, "-P", "-m", "burnish.pipeline", "train", "--work", work]
-    done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    with _team_of_two(work) as process:
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
     together = json.loads((work / "steps/03-train/record.json").read_text())
     for one, other in zip(alone["passes"], together["passes"], strict=True):
         assert other["losses"] == pytest.approx(one["losses"], rel=1e-3)
         assert other["facts"]["macs"] == one["facts"]["macs"]
     assert alone["trainedWith"] == "1 process, no sockets"
     assert together["trainedWith"] == "2 processes, a network namespace of its own with loopback only"
+
+
+def _team_of_two(work: Path) -> subprocess.Popen[str]:
+    """The step `train` of a finished run once more, in two processes."""
+    request = json.loads((work / "request.json").read_text())
+    request["target"]["accelerator"] |= {"type": "GPU", "count": 2}
+    (work / "request.json").write_text(json.dumps(request))
+    shutil.rmtree(work / "steps/03-train")
+    found = environments.find("torch")
+    assert found is not None
+    command = [found.python, "-P", "-m", "burnish.pipeline", "train", "--work", work]
+    return subprocess.Popen(command, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.long
+def test_process_of_a_team_that_ends_is_told_with_the_reason(project: Project, trainee: Any) -> None:
+    """Gloo itself only says that a connection closed."""
+    ran = project.run(trainee(finetune(40, batchSize=4)), "--work", project.path / "work")
+    assert ran.code == 0, ran.stderr
+    (work,) = ((path / "cpu") for path in (project.path / "work").iterdir())
+    for number, said in ((signal.SIGKILL, "train: OutOfMemory: "), (signal.SIGABRT, "train: InternalError: process 2 of 2 that train ended with -6: ")):
+        with _team_of_two(work) as process:
+            assert process.stderr is not None
+            while "epoch 2 of 40" not in (line := process.stderr.readline()):
+                assert line, "it ended"
+            os.kill(_second_of(process.pid), number)
+            _, rest = process.communicate(timeout=120)
+        assert process.returncode != 0
+        assert said in rest, rest
+
+
+def _second_of(pid: int) -> int:
+    """The process of the team that isn't the first."""
+    (second,) = (
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/environ")
+        if path.parent.name != str(pid) and b"RANK=1" in _environment(path).split(b"\0")
+    )
+    return second
+
+
+def _environment(path: Path) -> bytes:
+    with contextlib.suppress(OSError):
+        return path.read_bytes()
+    return b""
 
 
 def _kill_after_two_epochs(project: Project, manifest: Path) -> None:

@@ -107,6 +107,12 @@ def test_quantize_aware_train_refuses_options_that_make_no_sense(options: dict[s
 SOURCE = {"uri": "https://example.com/small?token=secret", "digest": "sha256:" + "0" * 64, "format": "StateDict"}
 
 
+@pytest.mark.parametrize("share", [float("nan"), float("inf"), "NaN", 0, 100, -1, 12.5])
+def test_a_share_of_weights_that_is_none_is_refused(share: object) -> None:
+    with pytest.raises(ValidationError, match="sparsityPercent"):
+        entry("Prune", sparsityPercent=share)
+
+
 def test_student_with_a_source_is_told_to_whoever_fetches_it() -> None:
     own = entry("Distill", student={"source": SOURCE, "architecture": "timm.x", "architectureArgs": [{"name": "depth", "value": "2"}]})
     found = order.source_of([entry("Finetune"), own, entry("QuantizeAwareTrain")])
