@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 
+import onnx
 import pytest
 import yaml
+from tests.pipeline.conftest import EXAMPLES
 
 pytestmark = pytest.mark.alone
 
@@ -108,3 +110,9 @@ def test_wrong_manifest_is_refused_as_by_a_run(project, changed):
     manifest = changed(lambda spec: spec["source"].update(uri="file:none.onnx"))
     ran = project.burnish("plan", manifest, "--store", project.store)
     assert "SourceNotFound: spec.source.uri" in ran.stderr
+    newer = onnx.load(EXAMPLES / "digits" / "model.onnx")
+    newer.opset_import[0].version = 99
+    onnx.save(newer, project.path / "newer.onnx")
+    ran = project.burnish("plan", changed(lambda spec: spec["source"].update(uri="file:newer.onnx")), "--store", project.store)
+    assert ran.code == 2
+    assert "UnsupportedOpset: spec.source.uri: the model has opset 99" in ran.stderr and "export the model with an older opset" in ran.stderr

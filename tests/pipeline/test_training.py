@@ -149,7 +149,10 @@ def test_process_of_a_team_that_ends_is_told_with_the_reason(project: Project, t
     ran = project.run(trainee(finetune(40, batchSize=4)), "--work", project.path / "work")
     assert ran.code == 0, ran.stderr
     (work,) = ((path / "cpu") for path in (project.path / "work").iterdir())
-    for number, said in ((signal.SIGKILL, "train: OutOfMemory: "), (signal.SIGABRT, "train: InternalError: process 2 of 2 that train ended with -6: ")):
+    for number, said in (
+        (signal.SIGKILL, "train: OutOfMemory: "),
+        (signal.SIGABRT, "train: InternalError: process 2 of 2 that train ended with -6: "),
+    ):
         with _team_of_two(work) as process:
             assert process.stderr is not None
             while "epoch 2 of 40" not in (line := process.stderr.readline()):

@@ -14,7 +14,7 @@ from burnish.api import requests
 from burnish.api.job_contract import MeasurementIndex, Plan, ResolveRecord, ResolveRequest, SourceRecord, StepName, StudentRecord, TargetPlan, TreeRef
 from burnish.api.uris import scrub
 from burnish.api.v1alpha1.optimized_model import OptimizedModel, Target
-from burnish.pipeline import fetch, formats, records, resolve, students, verdict
+from burnish.pipeline import fetch, records, resolve, students, verdict
 from burnish.pipeline.verdict import Decision
 from burnish.plugins.base import HardwareClass
 from burnish.store.store import Store
@@ -72,7 +72,7 @@ def make(model: OptimizedModel, base: Path, store: Store, hardware_class: Hardwa
         serving_image: name in `burnish.serving.images`.
 
     Raises:
-        BurnishError: as `fetch.look_up` and `formats.find`; StoreNotReadable, StoreCorrupted.
+        BurnishError: as `fetch.look_up` and `resolve.format_of`; StoreNotReadable, StoreCorrupted.
     """
     request = requests.resolve_request(model, base=str(base), hardware_class=hardware_class, serving_image=serving_image)
     data = request.datasets
@@ -124,15 +124,14 @@ def _resolved(request: ResolveRequest, seen: dict[str, Pinned]) -> ResolveRecord
         if pinned is not None:
             own[student.target] = StudentRecord(source=pinned, format=student.find_format(place).name if place else None)
     files = seen["spec.source.uri"].seen.files
-    declared = request.source.format.value if request.source.format else None
     return ResolveRecord(
         source=source,
         calibration=record("spec.datasets.calibration.uri"),
         evaluation=record("spec.datasets.evaluation.uri"),
         training=record("spec.datasets.training.uri"),
         students=own,
-        format=declared,
-        detected=formats.find(files, declared, request.source.options).name if files else None,
+        format=request.source.format.value if request.source.format else None,
+        detected=resolve.format_of(request, files).name if files else None,
         targets=(),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -46,6 +47,20 @@ def detect(source: Files, declared: str | None) -> plugins.Format:
     if found is None:
         raise BurnishError(Reason.UnsupportedFormat, f"{source.name} is of no known format; known: {', '.join(known)}", field="spec.source.uri")
     return found
+
+
+def check_versions(plugin: plugins.Format, source: Files, runtimes: Sequence[plugins.Runtime], image: plugins.ServingImage) -> None:
+    """Refuse a source that is ONNX already and newer than any of the targets' runtimes loads, before an accelerator is held for it.
+
+    Where one of several loads it, `compress` tells the others' targets.
+
+    Raises:
+        BurnishError: UnsupportedOpset.
+    """
+    found = plugin.versions(source)
+    refusals = [runtime.too_new(*found, image=image) for runtime in runtimes] if found else []
+    if refusals and all(refusals):
+        raise BurnishError(Reason.UnsupportedOpset, refusals[0], field="spec.source.uri")
 
 
 def source_name(record: SourceRecord) -> str:

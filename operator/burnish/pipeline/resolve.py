@@ -23,8 +23,10 @@ from burnish.api.v1alpha1.optimized_model import Target
 from burnish.api.v1alpha1.status import Lookup
 from burnish.pipeline import fetch, formats, lookup, records, students, verdict
 from burnish.pipeline.progress import emit
-from burnish.plugins.base import HardwareClass
+from burnish.plugins import registry
+from burnish.plugins.base import Format, HardwareClass
 from burnish.plugins.files import Files
+from burnish.serving import images
 from burnish.store import trees
 from burnish.store.store import Store
 
@@ -38,7 +40,7 @@ def run(request: ResolveRequest, store: Store, access: fetch.Access | None = Non
         access: what sources may be read with; None: as a user at a terminal.
 
     Raises:
-        BurnishError: what `fetch.fetch`, `formats.find` and the store raise.
+        BurnishError: what `fetch.fetch`, `format_of` and the store raise.
     """
     base = Path(request.base)
 
@@ -48,8 +50,7 @@ def run(request: ResolveRequest, store: Store, access: fetch.Access | None = Non
         )
 
     source = pin(request.source.uri, request.source.digest, request.source.refresh, "spec.source.uri")
-    declared = request.source.format.value if request.source.format else None
-    plugin = formats.find(_stored(store, source), declared, request.source.options)
+    plugin = format_of(request, _stored(store, source))
     emit(f"source is {plugin.name}")
     data = request.datasets
     calibration = data.calibration and pin(data.calibration.uri, data.calibration.digest, request.source.refresh, "spec.datasets.calibration.uri")
@@ -68,7 +69,7 @@ def run(request: ResolveRequest, store: Store, access: fetch.Access | None = Non
         evaluation=evaluation,
         training=training,
         students={wanted.target: own[wanted.field("uri")] for wanted in students.of_targets(request)},
-        format=declared,
+        format=request.source.format.value if request.source.format else None,
         detected=plugin.name,
         targets=(),
     )
@@ -80,6 +81,18 @@ def run(request: ResolveRequest, store: Store, access: fetch.Access | None = Non
 
 def _stored(store: Store, record: SourceRecord) -> Files:
     return trees.StoredFiles(store, record.tree, formats.source_name(record))
+
+
+def format_of(request: ResolveRequest, source: Files) -> Format:
+    """The plugin for the source, which some target can load.
+
+    Raises:
+        BurnishError: as `formats.find` and `formats.check_versions`.
+    """
+    plugin = formats.find(source, request.source.format.value if request.source.format else None, request.source.options)
+    runtimes = [registry.runtimes()[target.runtime.value] for target in request.targets]
+    formats.check_versions(plugin, source, runtimes, images.image(request.serving_image))
+    return plugin
 
 
 def plan_target(request: ResolveRequest, resolved: ResolveRecord, target: Target, store: Store, hardware_class: HardwareClass | None) -> TargetPlan:

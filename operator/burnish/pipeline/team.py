@@ -116,7 +116,9 @@ def _started(rank: int, size: int, work: WorkDir) -> Iterator[None]:
         if process.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL):
             raise MemoryError from error
         if process.returncode:
-            raise BurnishError(Reason.InternalError, f"process {rank + 1} of {size} that train ended with {process.returncode}: {_last_words(folder)}") from error
+            raise BurnishError(
+                Reason.InternalError, f"process {rank + 1} of {size} that train ended with {process.returncode}: {_last_words(folder)}"
+            ) from error
         raise
     finally:
         process.kill()

@@ -251,6 +251,10 @@ class Format(abc.ABC):
     def detect(self, files: Files) -> bool:
         """True if the source is of this format, judged by content, without an ML library."""
 
+    def versions(self, files: Files) -> tuple[int, int] | None:
+        """Opset and IR version of a source that is ONNX already, by its file's own fields; None of any other, and where they can't be read so."""
+        return None
+
     def check_options(self, options: SourceOptions) -> None:
         """Refuse what the manifest says of the source where this format can't use it, or needs more. Runs before anything is loaded.
 
@@ -508,6 +512,10 @@ class Runtime(abc.ABC):
         Raises:
             BurnishError: CalibrationMissing, PassNotApplicable: an explicit request that can't be met.
         """
+
+    def too_new(self, opset: int, ir_version: int, *, image: ServingImage) -> str:
+        """Why `image` can't load an ONNX file of these versions, with the cure; empty where it can, or where they don't decide it."""
+        return ""
 
     @abc.abstractmethod
     def check(self, model: Path, *, image: ServingImage) -> None:

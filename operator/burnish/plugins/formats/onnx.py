@@ -32,6 +32,12 @@ class Onnx(base.Format):
         candidates = _model_names(files.paths) if files.is_directory else files.paths
         return len(candidates) == 1 and _onnx_graph.looks_like_model(head(files, candidates[0], _onnx_graph.HEAD_BYTES))
 
+    def versions(self, files: Files) -> tuple[int, int] | None:
+        """As the fields of the ModelProto say."""
+        (name,) = _model_names(files.paths) if files.is_directory else files.paths
+        with files.open(name) as stream:
+            return _onnx_graph.declared_versions(stream)
+
     def export(self, source: base.SourceModel, target: Path, *, image: base.ServingImage) -> tuple[base.Signature, base.GraphFacts]:
         """Check the model and write it to `target` as one self-contained file; unnamed nodes get names.
 

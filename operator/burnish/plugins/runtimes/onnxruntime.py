@@ -46,14 +46,18 @@ class OnnxRuntime(base.Runtime):
         Raises:
             BurnishError: UnsupportedOpset.
         """
-        opset, ir_version = quantize.versions(model)
-        if opset > image.max_opset or ir_version > image.max_ir_version:
-            raise BurnishError(
-                Reason.UnsupportedOpset,
-                f"the model has opset {opset} and IR version {ir_version}; "
-                f"{image.name} loads at most opset {image.max_opset} and IR version {image.max_ir_version} in ONNX Runtime; "
-                "export the model with an older opset, or use a newer serving image",
-            )
+        if refusal := self.too_new(*quantize.versions(model), image=image):
+            raise BurnishError(Reason.UnsupportedOpset, refusal)
+
+    def too_new(self, opset: int, ir_version: int, *, image: base.ServingImage) -> str:
+        """By what its ONNX Runtime loads."""
+        if opset <= image.max_opset and ir_version <= image.max_ir_version:
+            return ""
+        return (
+            f"the model has opset {opset} and IR version {ir_version}; "
+            f"{image.name} loads at most opset {image.max_opset} and IR version {image.max_ir_version} in ONNX Runtime; "
+            "export the model with an older opset, or use a newer serving image"
+        )
 
     def apply(self, step: base.Step, source: Path, target: Path, *, calibration: Sequence[base.Arrays], answers: base.Answers | None = None) -> str:
         """Run one lowered step; the result was loaded and run once before this returns. Sharing weights tells what it saved.
