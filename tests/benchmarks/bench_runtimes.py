@@ -39,8 +39,10 @@ HERE = Path(__file__).parent
 COSINE = 0.99
 BY_HAND = 0.97
 OVER_SHARE, OVER_SECONDS = 0.1, 2.0
-SOURCES = {"minilm": ".work/minilm/model", "resnet": ".work/resnet/model.safetensors"}
+SOURCES = {"minilm": ".work/minilm/model", "resnet": ".work/resnet/model.safetensors", "keras": "keras/model.keras"}
 """Example -> its source, in the folder of the examples."""
+EXPORTERS = {"minilm": "torch", "resnet": "torch", "keras": "tensorflow"}
+"""Example -> the toolchain that exports it."""
 TARGETS = {"ort": "ONNXRuntime", "openvino": "OpenVINO"}
 BASELINES = {target: f"{target} {names.BASELINE}" for target in TARGETS}
 MINILM = (("openvino", "openvino", 2.2), ("openvino", "ort", 3.0), ("ort", "ort", 1.7))
@@ -191,6 +193,7 @@ def conversion_rows(name: str, source: Path, folder: Path, repetitions: int) -> 
     spec["spec"]["passes"] = []
     spec["spec"]["constraints"] = {}
     spec["spec"]["measurement"] = {"timeout": "1s"}
+    spec["spec"]["targets"] = [{"name": t, "runtime": r, "resources": {"cpu": "1", "memory": "2Gi"}} for t, r in TARGETS.items()]
     for entry in (spec["spec"]["source"], *spec["spec"]["datasets"].values()):
         entry["uri"] = f"file:{example.EXAMPLES / entry['uri'].removeprefix('file:')}"
     manifest = folder / f"{name}.yaml"
@@ -202,8 +205,9 @@ def conversion_rows(name: str, source: Path, folder: Path, repetitions: int) -> 
         scratch.mkdir()
         exported = scratch / "model.onnx"
         ours = {target: _fresh(work, scratch / target) for target, work in works.items()}
-        found["export"].append((_step(ours["ort"], StepName.export, "torch"), _by_hand(f"export-{name}", source, exported, "torch")))
-        _step(ours["openvino"], StepName.export, "torch")
+        exporter = EXPORTERS[name]
+        found["export"].append((_step(ours["ort"], StepName.export, exporter), _by_hand(f"export-{name}", source, exported, exporter)))
+        _step(ours["openvino"], StepName.export, exporter)
         for target, work in ours.items():
             _step(work, StepName.compress, "onnx")
             (scratch / f"{target}-hand").mkdir()
@@ -273,6 +277,16 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [row["example"], row["candidate"], row["against"], figures.interval(row["speed"], "x"), quality, row["target"], met]
 
 
+def speed_rows(name: str, rounds: int, *, quick: bool) -> list[dict[str, Any]]:
+    """What was built, bare."""
+    with tempfile.TemporaryDirectory(prefix="burnish-runtimes-") as temporary:
+        folder = Path(temporary)
+        peers = [] if name == "minilm" else [peer for found in PEERS.values() for peer in found]
+        measured = measure(name, run_example(name, folder), folder, peers, rounds)
+        print(json.dumps({key: {k: v for k, v in model.items() if k != "medians"} for key, model in measured.models.items()}, indent=1))
+        return minilm_rows(measured) if name == "minilm" else [*resnet_rows(measured), benchmark_app_row(measured, 2 if quick else 10, 3)]
+
+
 def main() -> None:
     """Run, print, save."""
     parser = figures.parser(__doc__)
@@ -291,14 +305,8 @@ def main() -> None:
     ).stdout.strip()
     rows, conversions, load = [], [], []
     for name in options.examples:
-        with tempfile.TemporaryDirectory(prefix="burnish-runtimes-") as temporary:
-            folder = Path(temporary)
-            peers = [] if name == "minilm" else [peer for found in PEERS.values() for peer in found]
-            measured = measure(name, run_example(name, folder), folder, peers, rounds)
-            print(json.dumps({key: {k: v for k, v in model.items() if k != "medians"} for key, model in measured.models.items()}, indent=1))
-            rows += (
-                minilm_rows(measured) if name == "minilm" else [*resnet_rows(measured), benchmark_app_row(measured, 2 if options.quick else 10, 3)]
-            )
+        if name != "keras":  # too small a network for figures of speed
+            rows += speed_rows(name, rounds, quick=options.quick)
         with tempfile.TemporaryDirectory(prefix="burnish-convert-") as temporary:
             conversions += conversion_rows(name, example.EXAMPLES / SOURCES[name], Path(temporary), repetitions)
         load.append(machine.load_average())

@@ -2,6 +2,7 @@
 
     python convert_by_hand.py export-minilm FOLDER model.onnx        in the environment that has PyTorch
     python convert_by_hand.py export-resnet FILE model.onnx
+    python convert_by_hand.py export-keras FILE model.onnx           in the one that has TensorFlow
     python convert_by_hand.py build-openvino model.onnx DIRECTORY    in the one that has the runtimes
     python convert_by_hand.py build-ort model.onnx DIRECTORY
 
@@ -66,6 +67,20 @@ def export_resnet(source: Path, target: Path) -> None:
     run_onnx(target, {"image": np.zeros((2, 3, 64, 64), np.float32)})
 
 
+def export_keras(source: Path, target: Path) -> None:
+    """A .keras file, with tf2onnx."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import keras
+    import tensorflow
+    import tf2onnx
+
+    model = keras.models.load_model(source, compile=False)
+    signature = [tensorflow.TensorSpec((None, *model.inputs[0].shape[1:]), tensorflow.float32, name="image")]
+    function = tensorflow.function(lambda image: model(image, training=False), input_signature=signature)
+    tf2onnx.convert.from_function(function, input_signature=signature, opset=18, output_path=str(target))
+    run_onnx(target, {"image": np.zeros((2, *model.inputs[0].shape[1:]), np.float32)})
+
+
 def build_openvino(source: Path, target: Path) -> None:
     """IR in FP32."""
     import openvino
@@ -114,6 +129,7 @@ def run_onnx(path: Path, feed: dict[str, np.ndarray]) -> None:
 WAYS: dict[str, Callable[[Path, Path], None]] = {
     "export-minilm": export_minilm,
     "export-resnet": export_resnet,
+    "export-keras": export_keras,
     "build-openvino": build_openvino,
     "build-ort": build_ort,
 }
