@@ -22,6 +22,7 @@ from burnish.store.store import open_store
 from burnish.toolchains import environments
 
 SAMPLES = 1000
+TRAINING_MEMORY = "900Mi"
 
 
 @pytest.fixture
@@ -245,7 +246,11 @@ def test_diverging_loss_ends_the_run_with_the_reason(project: Project, trainee: 
 
 
 def test_too_little_memory_for_training_is_told_as_that(project: Project, trainee: Any) -> None:
-    ran = project.run(trainee(finetune(1)), "--step-memory", "250Mi")
+    """A limit under which a small model is trained and a large one is not: its weights, gradients and moments have 400 MB more."""
+    small = project.run(trainee(finetune(1, batchSize=512)), "--step-memory", TRAINING_MEMORY)
+    assert small.code == 0, small.stderr
+    onnx.save(mlp(hidden=5000), project.path / "model.onnx")
+    ran = project.run(trainee(finetune(1, batchSize=512)), "--step-memory", TRAINING_MEMORY)
     refused(ran, "OutOfMemory", "train used", "raise --step-memory")
 
 

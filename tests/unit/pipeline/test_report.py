@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html as html_module
 import io
 import json
 import re
@@ -503,6 +504,13 @@ def test_chain_tells_weights_and_multiply_accumulates_of_every_row() -> None:
     found = {row.label: (row.cells[weights].text, row.cells[macs].text) for row in chain.rows(pruned_and_quantized())}
     whole, half = ("100,000", "1,600,000"), ("25,000", "400,000")
     assert found == {"original": whole, "prune": half, "static": half, "dynamic": whole}
+
+
+def test_chain_is_drawn_with_what_the_runtime_made_of_it() -> None:
+    drawn = chain.figure(pruned_and_quantized())
+    assert drawn is not None
+    share = BYTES["static"] / BYTES[names.BASELINE]
+    assert f"static: weights that aren't zero 25 %, multiply-accumulates 25 %, bytes {100 * share:.3g} %" in html_module.unescape(drawn)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from burnish.api import numbers
-from burnish.api.job_contract import CandidateBuild, EquivalenceSummary, ModelFacts, ScoreSummary, TrainedPass
+from burnish.api.job_contract import CandidateBuild, EquivalenceSummary, ModelFacts, ScoreSummary, TrainedPass, Usage
 from burnish.pipeline.report import figures, wording
 from burnish.pipeline.report.inputs import ReportInput
 from burnish.pipeline.report.tables import Cell, Row
@@ -20,16 +20,21 @@ def rows(data: ReportInput) -> list[Row]:
     if build.original is None:
         return []
     first = Row("original", (*_facts(build.original, None), Cell(), Cell(), Cell()))
-    trained = [step.name for step in build.trained]
-    after = [_built(data, c) for c in build.candidates if c.name not in trained and c.artifact is not None]
+    after = [_built(data, candidate, begun) for candidate, begun in _after(data)]
     return [first, *(_row(step, build.original) for step in build.trained), *after]
 
 
-def _built(data: ReportInput, candidate: CandidateBuild) -> Row:
-    """What the runtime's own passes made: as many weights and multiply-accumulates as what they began with, and the figures that were measured."""
+def _after(data: ReportInput) -> list[tuple[CandidateBuild, ModelFacts]]:
+    """What the runtime's own passes made, each with the facts of what they began with: they change neither the number of weights nor of products."""
+    original, trained = data.build.original, {step.name: step.facts for step in data.build.trained}
+    if original is None:
+        return []
+    return [(c, trained.get(c.start, original)) for c in data.build.candidates if c.name not in trained and c.artifact is not None]
+
+
+def _built(data: ReportInput, candidate: CandidateBuild, begun: ModelFacts) -> Row:
+    """Size, score and difference are those that were measured."""
     found, usage = data.summary(candidate.name), candidate.usage
-    begun = next((step.facts for step in data.build.trained if step.name == candidate.start), data.build.original)
-    assert begun is not None  # noqa: S101  # else there is no table
     weights, macs, *_ = _facts(begun, data.build.original)
     assert candidate.artifact is not None  # noqa: S101  # whoever asks has looked
     size = Cell(numbers.size(candidate.artifact.size_bytes), f"as built, {_share(candidate.artifact.size_bytes, data.build.baseline.size_bytes)}")
@@ -37,7 +42,7 @@ def _built(data: ReportInput, candidate: CandidateBuild) -> Row:
     if found.score is not None:
         drop = wording.drop_interval(found.score)
         score = Cell(numbers.text(found.score.candidate, drop, 2), _lost(found.score))
-    took = Cell(f"{usage.seconds:.1f} s") if usage else Cell()
+    took = _took(usage) if usage else Cell()
     return Row(candidate.name, (weights, macs, size, score, _cosines(found.equivalence, None), Cell("none", candidate.summary), took))
 
 
@@ -47,11 +52,12 @@ def _lost(score: ScoreSummary) -> str:
 
 
 def _row(step: TrainedPass, original: ModelFacts) -> Row:
-    usage = Cell(
-        f"{step.usage.seconds:.1f} s",
-        f"{numbers.size(step.usage.peak_memory_bytes)} of memory at most" if step.usage.peak_memory_bytes else "",
-    )
-    return Row(step.name, (*_facts(step.facts, original), _cosines(step.facts.equivalence, step.change), _training(step), usage))
+    return Row(step.name, (*_facts(step.facts, original), _cosines(step.facts.equivalence, step.change), _training(step), _took(step.usage)))
+
+
+def _took(usage: Usage) -> Cell:
+    peak = usage.peak_memory_bytes
+    return Cell(f"{usage.seconds:.1f} s", f"{numbers.size(peak)} of memory at most" if peak else "")
 
 
 def _facts(facts: ModelFacts, original: ModelFacts | None) -> tuple[Cell, ...]:
@@ -96,37 +102,39 @@ def _joined(*parts: str) -> str:
     return "; ".join(part for part in parts if part)
 
 
+def _as_built(data: ReportInput, original: ModelFacts) -> Iterator[tuple[str, ModelFacts]]:
+    """What the runtime made, with its bytes as a share of the baseline's: both stand in the runtime's own format."""
+    for candidate, begun in _after(data):
+        assert candidate.artifact is not None  # noqa: S101  # `_after` has looked
+        size = round(original.size_bytes * candidate.artifact.size_bytes / data.build.baseline.size_bytes)
+        yield candidate.name, begun.model_copy(update={"size_bytes": size, "score": data.summary(candidate.name).score})
+
+
 _MARKS = "osv"
 """Lines often lie on each other."""
 
 
 def figure(data: ReportInput) -> str | None:
-    """Weights that aren't zero, multiply-accumulates and bytes after each pass, as shares of the original's; the score beside it."""
+    """Weights that aren't zero, multiply-accumulates and bytes after each pass that trains and in what the runtime made of the last, as shares of the original's; the score beside it."""
     original = data.build.original
     if original is None:
         return None
-    names = ["original", *(step.name for step in data.build.trained)]
-    models = [original, *(step.facts for step in data.build.trained)]
+    models = [("original", original), *((step.name, step.facts) for step in data.build.trained), *_as_built(data, original)]
+    names = [name for name, _ in models]
     shares = [
-        ("weights that aren't zero", [m.non_zeros / original.non_zeros for m in models]),
-        ("bytes as ONNX", [m.size_bytes / original.size_bytes for m in models]),
+        ("weights that aren't zero", [m.non_zeros / original.non_zeros for _, m in models]),
+        ("bytes", [m.size_bytes / original.size_bytes for _, m in models]),
     ]
     if original.macs:
-        shares.insert(1, ("multiply-accumulates", [(m.macs or 0) / original.macs for m in models]))
-    scores = [m.score for m in models]
+        shares.insert(1, ("multiply-accumulates", [(m.macs or 0) / original.macs for _, m in models]))
+    scores, trained = [m.score for _, m in models], 1 + len(data.build.trained)
 
     def plot(axes: Any) -> None:
         left, right = axes
         for number, (label, values) in enumerate(shares):
-            left.plot(
-                [100 * v for v in values],
-                range(len(models)),
-                f"{_MARKS[number]}-",
-                color=figures.SIDES[number + 1],
-                label=label,
-                linewidth=1.4,
-                markersize=4,
-            )
+            shown, color = [100 * v for v in values], figures.SIDES[number + 1]
+            left.plot(shown[:trained], range(trained), f"{_MARKS[number]}-", color=color, label=label, linewidth=1.4, markersize=4)
+            left.plot(shown[trained:], range(trained, len(models)), _MARKS[number], color=color, markersize=4)  # each begins where it does
         left.set(xlim=(0, 105), ylim=(len(models) - 0.5, -0.6), xlabel="% of the original's")
         left.set_yticks(range(len(models)), names, color=figures.INK)
         left.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=1, borderaxespad=0.2, borderpad=0)
@@ -143,4 +151,4 @@ def figure(data: ReportInput) -> str | None:
         right.locator_params(axis="x", nbins=4)
 
     told = "; ".join(f"{name}: {', '.join(f'{label} {100 * values[i]:.3g} %' for label, values in shares)}" for i, name in enumerate(names))
-    return figures.draw("chain", 1.5 + 0.32 * len(models), plot, f"What each training pass left. {told}", columns=2)
+    return figures.draw("chain", 1.5 + 0.32 * len(models), plot, f"What each pass left. {told}", columns=2)
