@@ -58,7 +58,7 @@ _COMPRESSION = """## Do pruning, training for integers, factorizing and sharing 
 
 The digits CNN (0.77 M parameters, from ONNX and from a .pt2, which both go through ONNX to PyTorch), each list of passes as `burnish run` does it, then bare in ONNX Runtime, one thread,
 interleaved in one process, batch 1, against the FP32 baseline of the same run; chains beside their single passes. timm's test_resnet (a state dict, trained as it is), an MLP and a Keras
-CNN of 32 thousand parameters, and ResNet-18 at batch 16. Speeds and drops are means over seeds with the smallest and the largest; a target of the score counts each seed's own one-sided
+CNN of 32 thousand parameters, and ResNet-18 at batch 16. Speeds and drops are means over seeds with the smallest and the largest, of a single seed its 99 % and 95 % intervals; a target of the score counts each seed's own one-sided
 95 % bound.
 """
 
@@ -221,12 +221,14 @@ def _beside(row: Figures, peer: Figures) -> list[str]:
 
 
 def _compression(found: Figures) -> str:
-    headers = ["passes", "seeds", "times as fast (range over seeds)", "size / FP32", "drop of the score", "target", "met"]
+    headers = ["passes", "seeds", "times as fast", "size / FP32", "drop of the score", "target", "met"]
     rows = []
     for row in found["rows"]:
-        cells = [row["case"], str(len(row["seeds"])), figures.interval(row["speed"], "x"), f"{row['size']:.2f}", figures.interval(row["drop"])]
-        for position, target in enumerate(row["targets"] or [{"what": "-", "met": True}]):
-            rows.append([*(cells if position == 0 else [""] * len(cells)), target["what"], _met(target["met"])])
+        only = row["seeds"][0] if len(row["seeds"]) == 1 else row  # of a single training the intervals, of several the range
+        cells = [row["case"], str(len(row["seeds"])), figures.interval(only["speed"], "x"), f"{row['size']:.2f}", figures.interval(only["drop"])]
+        for position, target in enumerate(row["targets"] or [{"what": "-", "met": None}]):
+            met = "-" if target["met"] is None else _met(target["met"])
+            rows.append([*(cells if position == 0 else [""] * len(cells)), target["what"], met])
     counted = [f"{row['case']} {row['seeds'][0]['macs']:.2f}" for row in found["rows"] if "macs" in row["seeds"][0]]
     notes = f"Multiply-accumulates that are left, as a share of the original's: {', '.join(counted)}.\n"
     seeds = f"load average after each case {', '.join(map(str, found['loadAverage']))}"
