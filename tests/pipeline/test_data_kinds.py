@@ -123,6 +123,7 @@ def test_from_huggingface_agrees_with_transformers(tmp_path: Path, processor: st
     assert shuffled > 0.1, "another order of channels would be seen"
 
 
+@pytest.mark.long
 def test_a_huggingface_classifier_is_judged_on_images_by_its_own_processor_and_class_names(
     project: Any, make_spec: Callable[..., dict[str, Any]]
 ) -> None:

@@ -92,6 +92,7 @@ def test_chain_of_passes_leaves_a_candidate_each_and_the_truth_about_every_step(
     assert (again.code, again.steps) == (0, ["resolve"])
 
 
+@pytest.mark.long
 def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_with_the_same_bytes(project: Project, trainee: Any, make_project: type[Project], tmp_path_factory: pytest.TempPathFactory) -> None:  # fmt: skip
     manifest = trainee(finetune(20, batchSize=4))
     running = project.start(manifest)
