@@ -58,7 +58,7 @@ def load(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
     for name in _WRAPPERS:
         inner = found.get(name) if isinstance(found, Mapping) else None
         if isinstance(inner, Mapping):
-            say(f"took the weights from {name!r}; left out: {', '.join(map(str, found.keys() - {name})) or 'nothing'}")
+            say(f"took the weights from {name!r}; left out: {', '.join(str(key) for key in found if key != name) or 'nothing'}")
             found = inner
     tensors = _tensors(found, path)
     for prefix in _PREFIXES:
