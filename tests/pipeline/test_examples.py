@@ -107,6 +107,7 @@ def test_accuracy_control_lifts_what_int8_costs_a_text_recogniser(tmp_path: Path
     assert float(controlled["score"]) > 0.9
 
 
+@pytest.mark.long
 def test_magika_takes_integer_inputs_and_judges_agreement(tmp_path: Path) -> None:
     code, found, report = run_example("magika", tmp_path)
     (target,) = found["status"]["targets"]

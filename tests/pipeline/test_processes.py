@@ -81,8 +81,9 @@ MOMENTS = [
 ]
 
 
-def test_ctrl_c_at_any_moment_leaves_nothing_running_and_nothing_half_written(project, manifest):
-    for moment in MOMENTS:
+@pytest.mark.parametrize("moments", [MOMENTS[1::2], pytest.param(MOMENTS[::2], marks=pytest.mark.long)], ids=["some", "others"])
+def test_ctrl_c_at_any_moment_leaves_nothing_running_and_nothing_half_written(project, manifest, moments):
+    for moment in moments:
         running = project.start(manifest)
         running.wait_for(moment)
         running.press_ctrl_c()

@@ -188,6 +188,7 @@ def _kill_after_two_epochs(project: Project, manifest: Path) -> None:
     running.wait()
 
 
+@pytest.mark.long
 def test_damaged_checkpoint_is_left_out_and_the_work_starts_over(project: Project, trainee: Any) -> None:
     manifest = trainee(finetune(20, batchSize=4))
     _kill_after_two_epochs(project, manifest)
