@@ -42,7 +42,7 @@ def build_resolve(model: OptimizedModel, run_key: str, settings: Settings, *, ui
     """The resolve Job of a run: one container that holds the source's and the store's credentials and runs nothing of the model's."""
     request = JobRequest(resolve=_resolve_request(model, settings), run_key=run_key)
     store = pods.store_access(settings, model.metadata.namespace)
-    sources = _source_access(model, settings)
+    sources = _source_access(model, settings, store)
     container = {
         "name": StepName.resolve.value,
         **pods.image(settings.images.burnish, settings),
@@ -170,7 +170,7 @@ def _resolve_request(model: OptimizedModel, settings: Settings) -> ResolveReques
     return requests.resolve_request(model, base="", hardware_class=None, serving_image=settings.images.serving_image)
 
 
-def _source_access(model: OptimizedModel, settings: Settings) -> pods.Access:
+def _source_access(model: OptimizedModel, settings: Settings, store: pods.Access) -> pods.Access:
     """What `resolve` needs to read the sources: the Secret that the spec names, and the claims that its URIs name."""
     volumes: list[Manifest] = []
     mounts: list[Manifest] = []
@@ -180,9 +180,13 @@ def _source_access(model: OptimizedModel, settings: Settings) -> pods.Access:
         volumes.append({"name": "source-credentials", "secret": {"secretName": secret.name, "defaultMode": pods.SECRET_MODE, "optional": True}})
         mounts.append({"name": "source-credentials", "mountPath": SOURCE_CREDENTIALS, "readOnly": True})
         arguments += ["--source-credentials", SOURCE_CREDENTIALS]
+    # The kubelet never mounts a claim that a pod has under two names: a source on the store's own claim is a second mount of that volume.
+    known = {volume["persistentVolumeClaim"]["claimName"]: volume["name"] for volume in store.volumes if "persistentVolumeClaim" in volume}
     for number, claim in enumerate(dict.fromkeys(claim for uri in model.spec.uris if (claim := _claim(uri)))):
-        volumes.append({"name": f"source-{number}", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
-        mounts.append({"name": f"source-{number}", "mountPath": f"{PVC_SOURCES}/{claim}", "readOnly": True})
+        name = known.get(claim) or f"source-{number}"
+        if claim not in known:
+            volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+        mounts.append({"name": name, "mountPath": f"{PVC_SOURCES}/{claim}", "readOnly": True})
         arguments += ["--pvc", f"{claim}={PVC_SOURCES}/{claim}"]
     if settings.allow_private_addresses:
         arguments.append("--allow-private-addresses")

@@ -183,3 +183,16 @@ def test_students_on_volumes_are_mounted_for_resolve(make_model, settings, uid):
     model = make_model(passes=passes[0], targets=targets, datasets={"training": {"uri": "pvc://data/training.npz"}})
     made = jobs.build_resolve(model, RUN, settings, uid=uid)
     assert [v["persistentVolumeClaim"]["claimName"] for v in pod(made)["volumes"] if "persistentVolumeClaim" in v] == ["data", "students", "own"]
+
+
+def test_source_on_the_stores_own_volume_is_a_second_mount_of_it(make_model, make_settings, uid):
+    """A claim that a pod has under two names is never mounted."""
+    model = make_model(
+        source={"uri": "pvc://burnish-store/model.onnx"}, datasets={"training": {"uri": "pvc://data/training.npz"}}, passes=[{"type": "Prune"}]
+    )
+    made = jobs.build_resolve(model, RUN, make_settings(store={"volume": {}}), uid=uid)
+    assert [v["persistentVolumeClaim"]["claimName"] for v in pod(made)["volumes"] if "persistentVolumeClaim" in v] == ["burnish-store", "data"]
+    (container,) = containers(made).values()
+    found = {m["mountPath"]: (m["name"], m.get("readOnly", False)) for m in container["volumeMounts"]}
+    assert (found["/store"], found["/sources/burnish-store"]) == (("store", False), ("store", True))
+    assert "burnish-store=/sources/burnish-store" in container["command"]
