@@ -71,7 +71,7 @@ def times(factor: str | float) -> str:
 
 def counted(number: int, what: str) -> str:
     """`1 epoch`, `3 epochs`: of words whose plural takes an s."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def size(size_bytes: int) -> str:

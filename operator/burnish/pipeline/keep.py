@@ -18,6 +18,7 @@ import threading
 import traceback
 from pathlib import Path
 
+from burnish.api import numbers
 from burnish.api.job_contract import Checkpoint, CheckpointRecord, StepName
 from burnish.errors import BurnishError
 from burnish.pipeline import store_options
@@ -71,7 +72,7 @@ class Keeper:
 
     def end(self) -> None:
         """Where the work is done, forget what was filed while `publish` was forgetting."""
-        if (self._work.folder(StepName.publish) / "record.json").exists():
+        if self._work.has(StepName.publish):
             forget(self._key, self._store)
 
     def _put(self, path: Path, digest: str) -> str | None:
@@ -140,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
             if keeper is None:
                 keeper = Keeper(work, work.load_request().plan.artifact_key, store_options.open_from(options))
             if filed := keeper.file_new():
-                emit(f"filed {filed} checkpoint{'s' if filed > 1 else ''}")
+                emit(f"filed {numbers.counted(filed, 'checkpoint')}")
             if last:
                 keeper.end()
         except (BurnishError, OSError) as error:  # training goes on: without the store it only has to start over after a kill

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from burnish.api import numbers
 from burnish.api.job_contract import PipelineRequest, ResolvedInput, StageRecord, StepName
 from burnish.errors import BurnishError, Reason
 from burnish.measurement import tensors
@@ -92,7 +93,7 @@ class Samples:
             if self.is_batched and len(array) != count:
                 raise BurnishError(
                     Reason.InvalidModel,
-                    f"output {name!r} has shape {array.shape} for {count} sample{'s' if count > 1 else ''}: axis 0 of a model with a varying "
+                    f"output {name!r} has shape {array.shape} for {numbers.counted(count, 'sample')}: axis 0 of a model with a varying "
                     "axis 0 everywhere counts the samples, in each output; export it with the batch first, or with a fixed batch size of 1",
                     field="spec.source.uri",
                 )

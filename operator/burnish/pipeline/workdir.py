@@ -62,6 +62,10 @@ class WorkDir:
         """Leave the step's record."""
         _write(self.folder(step) / "record.json", record)
 
+    def has(self, step: StepName) -> bool:
+        """True once the step is done."""
+        return (self.folder(step) / "record.json").exists()
+
     def load(self, step: StepName, kind: type[R]) -> R:
         """Read the record that an earlier step left."""
         return _read(self.folder(step) / "record.json", kind)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from burnish.api import numbers
 from burnish.api.scalars import format_bytes
 from burnish.errors import BurnishError, Reason
 from burnish.store import oci
@@ -81,7 +82,7 @@ def check_grace(seconds: float) -> None:
 
 def describe(what: str, sizes: list[int]) -> str:
     """How many of something and how much, for people."""
-    return f"{len(sizes)} {what}{'' if len(sizes) == 1 else 's'}, {format_bytes(sum(sizes))}"
+    return f"{numbers.counted(len(sizes), what)}, {format_bytes(sum(sizes))}"
 
 
 def _parts(store: Store, digest: str) -> set[str]:
