@@ -18,7 +18,7 @@ from traffic import Overload, infer
 PIPELINE = ("--selector", "burnish.dev/component=pipeline")
 SERVER = ("--selector", "burnish.dev/component=server")
 SMALL_CPU = "250m"
-"""A server that is easily overloaded."""
+"""A server that is easily overloaded, and a Job that takes half a minute."""
 CRITICAL = "system-cluster-critical"
 """PriorityClass of what the kubelet never evicts."""
 
@@ -134,11 +134,15 @@ def unimportant(installation: Installation) -> Iterator[str]:
 
 @pytest.mark.long
 def test_job_evicted_by_the_kubelet_goes_on_in_another_pod(space: Space, served: Space, installation: Installation, unimportant: str) -> None:
-    """The node is short of something, and the kubelet ends the pod: not a failure either, and not one of the retries."""
+    """The node is short of something, and the kubelet ends the pod: not a failure either, and not one of the retries.
+
+    The kubelet looks every 10 s and evicts at its second look, so the Job has to take longer than that.
+    """
     model = published(jobs={"backoffLimit": 0})
+    model["spec"]["targets"][0]["resources"] |= {"cpu": SMALL_CPU}
     model["spec"]["targets"][0]["pods"] = {"priorityClassName": unimportant}
     space.apply(model)
-    pod = _pod(space, _works)["metadata"]
+    pod = _pod(space, lambda _: True)["metadata"]
     with installation.pressure():
         evicted = _pod(space, lambda p: p["status"]["phase"] == "Failed")
     assert (evicted["metadata"]["uid"], evicted["status"]["reason"]) == (pod["uid"], "Evicted")

@@ -174,7 +174,7 @@ volumePluginDir: $DIR/kubelet/volume-plugins
 imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: 100Mi, nodefs.available: 500Mi, imagefs.available: 500Mi}
 ${PRESSURE:+evictionSoft: {memory.available: 1Ti\}
-evictionSoftGracePeriod: {memory.available: 5s\}}
+evictionSoftGracePeriod: {memory.available: 1s\}}
 nodeStatusUpdateFrequency: 5s
 syncFrequency: 10s
 serializeImagePulls: false
