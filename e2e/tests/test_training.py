@@ -40,6 +40,7 @@ def test_killed_training_job_goes_on_from_its_last_checkpoint(installation: Inst
     ready = space.wait("prune", is_ready, 600)
     (pod,) = space.get("pods", "", *PIPELINE)
     assert pod["metadata"]["uid"] != killed["metadata"]["uid"]
+    assert "export: done by an earlier attempt" in space.kubectl("logs", pod["metadata"]["name"], "--container", "export")
     log = space.kubectl("logs", pod["metadata"]["name"], "--container", "train")
     after = re.search(r"going on from the checkpoint after epoch (\d+)", log)
     assert after is not None and 1 <= int(after[1]) < EPOCHS

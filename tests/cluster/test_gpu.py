@@ -24,7 +24,7 @@ NVIDIA = Settings.model_validate(
     {
         "images": {
             "burnish": "burnish:1",
-            "optimizers": {"onnx": "optimizer-onnx:1"},
+            "optimizers": {"onnx": "optimizer-onnx:1", "torch": "optimizer-torch:1"},
             "triton": "registry.example/nvidia/tritonserver:25.10-py3",
             "servingImage": "nvidia-25.10",
         },
@@ -44,6 +44,10 @@ MANIFEST = {
     "metadata": {"name": "digits"},
     "spec": {"source": {"uri": "s3://models/digits/model.onnx"}, "targets": [TARGET]},
 }
+
+
+TRAINING = {"passes": [{"type": "Finetune"}], "datasets": {"training": {"uri": "s3://models/training.npz"}}}
+KINDS = pytest.mark.parametrize("kind", ["server", "job", "training job"])
 
 
 @pytest.fixture
@@ -87,7 +91,8 @@ def not_ready_taint(api: ControlPlane, name: str) -> Any:
 
 def pod_of(kind: str, namespace: str) -> dict[str, Any]:
     """A pod of the Deployment, or of the Job, that the controller would make, for the scheduler alone."""
-    model = OptimizedModel.model_validate(MANIFEST | {"metadata": {"name": "digits", "namespace": namespace, "uid": UID}})
+    spec: dict[str, Any] = {**MANIFEST["spec"], **(TRAINING if kind == "training job" else {})}  # type: ignore[dict-item]
+    model = OptimizedModel.model_validate(MANIFEST | {"metadata": {"name": "digits", "namespace": namespace, "uid": UID}, "spec": spec})
     (target,) = model.spec.targets
     if kind == "server":
         artifact = ArtifactStatus.model_validate({"digest": f"sha256:{'a' * 64}", "uri": "s3://models/store", "size": "26Mi", "served": "Candidate"})
@@ -109,9 +114,10 @@ def condition(api: ControlPlane, namespace: str) -> dict[str, Any]:
     return told
 
 
+@KINDS
 @pytest.mark.usefixtures("runtime_class")
-@pytest.mark.parametrize("kind", ["server", "job"])
 def test_pod_with_nvidias_image_is_admitted_and_bound_to_the_node_with_its_gpu(api: ControlPlane, restricted: str, kind: str) -> None:
+    """The node has one GPU: a pod whose `train` and Triton both ask for it holds it once."""
     with (
         node(api, product=None, gpus=1),
         node(api, product="NVIDIA-T4", gpus=1),
@@ -129,8 +135,8 @@ def test_pod_with_nvidias_image_is_admitted_and_bound_to_the_node_with_its_gpu(a
         assert condition(api, restricted)["status"] == "True"
 
 
+@KINDS
 @pytest.mark.usefixtures("runtime_class")
-@pytest.mark.parametrize("kind", ["server", "job"])
 def test_pod_waits_where_no_node_has_its_gpu(api: ControlPlane, restricted: str, kind: str) -> None:
     with node(api, product="NVIDIA-T4", gpus=1), node(api, product="NVIDIA-A10", gpus=0):
         assert api.request("POST", f"/api/v1/namespaces/{restricted}/pods", pod_of(kind, restricted)).status == 201

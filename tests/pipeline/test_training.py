@@ -51,8 +51,8 @@ def trainee(project: Project) -> Any:
     return write
 
 
-def build_of(project: Project) -> BuildRecord:
-    store = open_store(str(project.store))
+def build_of(project: Project, folder: Path | None = None) -> BuildRecord:
+    store = open_store(str(folder or project.store))
     (name,) = store.list_records("builds")
     found = store.get_record("builds", name, BuildRecord)
     assert found is not None
@@ -108,11 +108,30 @@ def test_killed_run_goes_on_from_its_last_checkpoint_and_ends_with_the_same_byte
     after = re.search(r"going on from the checkpoint after epoch (\d+)", ran.stderr)
     assert after is not None and 2 <= int(after[1]) < 20  # the news of an epoch come before its checkpoint is filed
     assert f"epoch {after[1]} of 20" not in ran.stderr and f"epoch {int(after[1]) + 1} of 20" in ran.stderr
+    assert "export: done by an earlier attempt" in ran.stderr
     forgotten = store.get_record("checkpoints", key, CheckpointRecord)
     assert forgotten is not None and not forgotten.files  # the next sweep takes the blobs
     whole = project.run(manifest, "--store", project.path / "other")
     assert "going on" not in whole.stderr and "epoch 1 of 20" in whole.stderr
     assert whole.target["artifact"]["digest"] == ran.target["artifact"]["digest"]
+
+
+@pytest.mark.long
+def test_run_killed_after_training_trains_nothing_again(project: Project, trainee: Any) -> None:
+    manifest = trainee(PRUNE, finetune(2))
+    running = project.start(manifest)
+    running.wait_for("building baseline")
+    running.send(signal.SIGKILL)
+    running.wait()
+    ran = project.run(manifest)
+    assert ran.code == 0, ran.stderr
+    assert [f"{step}: done by an earlier attempt" in ran.stderr for step in ("export", "train", "compress")] == [True, True, False]
+    assert "epoch" not in ran.stderr
+    whole = project.run(manifest, "--store", project.path / "other")
+    assert "earlier attempt" not in whole.stderr and "epoch 2 of 2" in whole.stderr
+    assert whole.target["artifact"]["digest"] == ran.target["artifact"]["digest"]
+    losses = [[p.losses for p in build_of(project, folder).trained] for folder in (project.store, project.path / "other")]
+    assert losses[0] == losses[1] and len(losses[0]) == 2
 
 
 def test_two_processes_train_as_one_does(project: Project, trainee: Any) -> None:
@@ -125,6 +144,7 @@ def test_two_processes_train_as_one_does(project: Project, trainee: Any) -> None
     with _team_of_two(work) as process:
         _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
+    assert "PyTorch sees 0 of 2 GPUs here, so training is on CPUs" in said
     together = json.loads((work / "steps/03-train/record.json").read_text())
     for one, other in zip(alone["passes"], together["passes"], strict=True):
         assert other["losses"] == pytest.approx(one["losses"], rel=1e-3)

@@ -55,6 +55,23 @@ def test_taylor_asks_what_follows_and_l2_does_not(outcome: dict[str, Any]) -> No
     assert outcome["taylor"] == {"L2": 8, "Taylor": 0}
 
 
+def test_step_of_training_is_on_one_device_whatever_the_model_is(outcome: dict[str, Any]) -> None:
+    """A captured graph too, which notes the device that it was captured on."""
+    assert outcome["elsewhere"] == {case: ["meta"] for case in ("network", "distilled", "rounded", "captured")}
+    assert outcome["back again"] == {"meanwhile": "meta", "same": True}
+
+
+def test_gpu_that_cannot_train_a_model_is_told_with_the_cure(outcome: dict[str, Any]) -> None:
+    assert outcome["own tensors on the CPU"]["reason"] == "PassNotApplicable"
+    assert "device=x.device" in outcome["own tensors on the CPU"]["message"]
+    assert outcome["GPU without memory"]["reason"] == "OutOfMemory"
+    assert "batchSize" in outcome["GPU without memory"]["message"]
+
+
+def test_processes_with_a_gpu_each_meet_over_nccl(outcome: dict[str, Any]) -> None:
+    assert outcome["meeting"] == {"backend": "nccl", "device": "cuda:1", "known": True}
+
+
 def test_even_few_zeros_stay_zero(outcome: dict[str, Any]) -> None:
     assert outcome["slightly sparse"]["zeros"] > 300
     assert outcome["slightly sparse"]["same"]

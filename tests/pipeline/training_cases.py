@@ -19,10 +19,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from burnish.errors import BurnishError
-from burnish.pipeline import train
+from burnish.pipeline import team, train
 from burnish.plugins import base
 from burnish.plugins.formats import _exported, _onnx_graph, _onnx_torch, _torch_module
-from burnish.plugins.passes import _channels, _training, finetune, prune
+from burnish.plugins.passes import _channels, _devices, _rounding, _training, finetune, prune
 from burnish.plugins.runtimes import _onnxruntime_session as ort
 from burnish.serving import images
 
@@ -271,6 +271,67 @@ def batch_orders() -> dict[str, Any]:
     return {"parts": parts, "all": bool((seen == np.arange(33)).all())}
 
 
+class Elsewhere(base.Team):
+    """PyTorch's `meta`: a device that computes shapes only, and as strict as a GPU about operators whose tensors are on several devices."""
+
+    device = "meta"
+
+
+class OwnConstants(torch.nn.Module):
+    """Makes tensors of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1) * torch.arange(SIDE * SIDE) / 100 + torch.full((1,), 0.5)
+
+
+def captured() -> torch.nn.Module:
+    """A graph with constants that it makes itself, on the device that it was captured on."""
+    program = torch.export.export(OwnConstants(), (torch.zeros(2, 1, SIDE, SIDE),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    return program.module()
+
+
+def elsewhere(model: Any, distill: _training.FromOriginal | None = None) -> list[str]:
+    """Devices of the loss, and of the gradients and weights after a step."""
+    taught = lesson(answers=np.zeros((SAMPLES, CLASSES), np.float32))
+    _devices.move(model.module, Elsewhere.device)
+    weights = [p for p in model.module.parameters() if p.requires_grad]
+    optimizer = _training._optimizer(_training.TrainingOptions(), weights)
+    loss = _training._backward(model, taught, _training.objective(taught, distill, Elsewhere.device), np.arange(16), optimizer, Elsewhere())
+    optimizer.step()
+    return sorted({str(t.device) for t in (loss, *weights, *(p.grad for p in weights))})
+
+
+def back_again() -> dict[str, Any]:
+    """A graph that was lent, and what it answers before, meanwhile and afterwards."""
+    module, pictures = captured(), torch.from_numpy(data()[0][:4])
+    before = module(pictures)
+    with _devices.lent(module, Elsewhere.device):
+        meanwhile = module(pictures.to(Elsewhere.device)).device
+    return {"meanwhile": str(meanwhile), "same": torch.equal(before, module(pictures))}
+
+
+class Stubborn(torch.nn.Module):
+    """Stays on the CPU with what it makes."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.ones(3)
+
+
+def stubborn() -> object:
+    with _devices.lent(model := Stubborn(), Elsewhere.device):
+        return model(torch.zeros(3, device=Elsewhere.device))
+
+
+def exhausted() -> object:
+    with _devices.lent(Stubborn(), Elsewhere.device):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def meeting() -> dict[str, Any]:
+    found = team._meeting("cuda:1")
+    return {"backend": found["backend"], "device": str(found["device_id"]), "known": torch.distributed.is_nccl_available()}
+
+
 def undetermined() -> list[str]:
     """What of two operators PyTorch can't repeat to the bit; a second time it is told again."""
     found = []
@@ -419,6 +480,16 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "taylor": lambda: {"L2": taylor("L2")["kept"], "Taylor": taylor("Taylor")["kept"]},
     "slightly sparse": slightly_sparse,
     "shares": shares,
+    "elsewhere": lambda: {
+        "network": elsewhere(named(network())),
+        "distilled": elsewhere(named(network()), _training.FromOriginal()),
+        "rounded": elsewhere(_rounding.prepare(named(network()), seven_bits=False).named),
+        "captured": elsewhere(named(torch.nn.Sequential(captured(), torch.nn.Linear(SIDE * SIDE, CLASSES)))),
+    },
+    "back again": back_again,
+    "own tensors on the CPU": lambda: refused(stubborn),
+    "GPU without memory": lambda: refused(exhausted),
+    "meeting": meeting,
     "infinite in an epoch's last step": lambda: spoilt(12),
     "infinite in the last step of all": lambda: spoilt(18),
     "infinite in between": lambda: spoilt(14),

@@ -564,6 +564,8 @@ class StageRecord(Record):
     training: str | None = None
     student: str | None = None
     """The model of its own that one of the passes starts from."""
+    finished: tuple[StepName, ...] = ()
+    """Steps that an earlier attempt finished: their folders came from the store."""
     checkpoints: str | None = None
     """What an earlier attempt of the same work reached in `train`."""
 
@@ -594,10 +596,21 @@ class Checkpoint(ApiModel):
     """Blob of the file."""
 
 
+class FinishedStep(ApiModel):
+    """A step that need not run again for the same request."""
+
+    step: StepName
+    tree: TreeRef
+    """Its folder."""
+
+
 class CheckpointRecord(Record):
     """What an artifact key's training has reached (store: `checkpoints`); empty once the work is done."""
 
     files: tuple[Checkpoint, ...] = ()
+    request: Digest | None = None
+    """Of the request that the steps are finished for: it decides more than the artifact key does."""
+    steps: tuple[FinishedStep, ...] = ()
 
 
 class CompressedCandidate(ApiModel):

@@ -1,6 +1,6 @@
 """The Jobs of a resource: one that resolves, and one per target whose init containers are the pipeline's steps.
 
-A step per container: no image needs the libraries of all steps, the accelerator is asked for once, and progress is the pod's own status. What a
+A step per container: no image needs the libraries of all steps, the accelerator is asked for by what computes on it, and progress is the pod's own status. What a
 container may touch is in its mounts: the work directory read-only, its own folder writable, the store's credentials only where the store is used.
 """
 
@@ -16,7 +16,7 @@ from burnish import names
 from burnish.api import requests
 from burnish.api.job_contract import JobRequest, ResolveRequest, StepName, step_folder
 from burnish.api.scalars import SUBDOMAIN_PATTERN, duration_seconds, quantity_bytes
-from burnish.api.v1alpha1.optimized_model import OptimizedModel, Target
+from burnish.api.v1alpha1.optimized_model import AcceleratorType, OptimizedModel, Target
 from burnish.errors import StepExit
 from burnish.manifests import pods, serving
 from burnish.manifests.settings import ContainerResources, Settings
@@ -122,7 +122,11 @@ def _training(model: OptimizedModel, target: Target, settings: Settings, store: 
         "resources": pods.step_resources(settings.light),
         "volumeMounts": [*_scratch_mounts()[:1], {"name": "work", "mountPath": WORK, "readOnly": True}, *store.mounts],
     }
-    return [keeper, _step(StepName.train, settings.images.optimizers[order.TRAINER], settings, settings.heavy)]
+    trainer = _step(StepName.train, settings.images.optimizers[order.TRAINER], settings, settings.heavy)
+    if target.accelerator.type is AcceleratorType.GPU:
+        trainer["resources"] = pods.with_accelerator(trainer["resources"], target)
+        trainer["volumeMounts"] += serving.shared_memory_mounts()  # through which NCCL's processes meet
+    return [keeper, trainer]
 
 
 def build_prerequisites(namespace: str, settings: Settings) -> list[Manifest]:

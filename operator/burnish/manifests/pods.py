@@ -124,11 +124,15 @@ def triton_resources(target: Target) -> Manifest:
         "limits": {"cpu": resources.cpu, "memory": _bytes(resources.memory)},
         "requests": {"cpu": request, "memory": _bytes(resources.memory)},
     }
-    if target.accelerator.type is AcceleratorType.GPU:
-        resource, count = target.accelerator.resource or GPU_RESOURCE, str(target.accelerator.count or 1)
-        found["limits"][resource] = count
-        found["requests"][resource] = count
-    return found
+    return with_accelerator(found, target)
+
+
+def with_accelerator(resources: Manifest, target: Target) -> Manifest:
+    """The same, and the GPUs of a target that asks for some."""
+    if target.accelerator.type is not AcceleratorType.GPU:
+        return resources
+    asked = {target.accelerator.resource or GPU_RESOURCE: str(target.accelerator.count or 1)}
+    return {side: {**amounts, **asked} for side, amounts in resources.items()}
 
 
 def _bytes(quantity: str) -> str:

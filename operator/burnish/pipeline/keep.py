@@ -1,5 +1,7 @@
 """Brings what training has reached into the store, and back for the next attempt: the only part of training that holds the store's credentials.
 
+That is the last checkpoint of each pass, and the steps that are finished: the export, and training itself.
+
 On a cluster it runs beside the steps as a sidecar of its own (`python3 -m burnish.pipeline.keep`); without one the runner does it after each epoch.
 What it reads was written by a process that runs a model's code, so only regular files of a bounded size are taken, and they are never opened as
 anything but bytes.
@@ -11,27 +13,34 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import signal
 import stat
 import sys
 import threading
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
 from burnish.api import numbers
-from burnish.api.job_contract import Checkpoint, CheckpointRecord, StepName
+from burnish.api.job_contract import Checkpoint, CheckpointRecord, ExportRecord, FinishedStep, PipelineRequest, Record, StepName, TrainRecord
 from burnish.errors import BurnishError
 from burnish.pipeline import store_options
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
+from burnish.store import trees
 from burnish.store.store import Store
 
 CHECKPOINTS = "checkpoints"
 """Kind of the records, and the folder of a step."""
 POLL_S = 2.0
 MAX_BYTES = 16 * 2**30
-"""Largest checkpoint that is taken."""
+"""Largest checkpoint that is taken, and largest folder of a step."""
 MAX_POSITIONS = 16
+KEPT: Mapping[StepName, type[Record]] = {StepName.export: ExportRecord, StepName.train: TrainRecord}
+"""Steps that are kept when they are finished, in their order. What follows takes seconds, or is measured anew."""
+_NOT_NEEDED = (CHECKPOINTS, "scratch", "student", "rank-*", "log.txt", "reproduce.sh")
+"""What no later step reads."""
 _CHUNK = 2**20
 
 
@@ -41,19 +50,47 @@ def file_name(position: int) -> str:
 
 
 class Keeper:
-    """Files the checkpoints of one work directory as they come."""
+    """Files the checkpoints and finished steps of one work directory as they come."""
 
     def __init__(self, work: WorkDir, artifact_key: str, store: Store) -> None:
         self._work, self._folder, self._key, self._store = work, work.folder(StepName.train) / CHECKPOINTS, artifact_key, store
         record = store.get_record(CHECKPOINTS, artifact_key, CheckpointRecord)
         self._filed = {c.position: c for c in record.files} if record else {}
+        self._request = request_digest(work.load_request())
+        self._finished = {s.step: s for s in record.steps} if record and record.request == self._request else {}
+        self._tried: set[StepName] = set()
 
-    def file_new(self) -> int:
-        """File what is complete and not filed yet; returns how many checkpoints that were.
+    def file_new(self) -> list[str]:
+        """File what is complete and not filed yet; returns what that was, in words.
 
         Raises:
             BurnishError: StoreFull, StoreNotWritable.
         """
+        checkpoints, steps = self._file_checkpoints(), self._file_steps()
+        if checkpoints or steps:
+            files = tuple(self._filed[position] for position in sorted(self._filed))
+            record = CheckpointRecord(files=files, request=self._request, steps=tuple(self._finished.values()))
+            self._store.put_record(CHECKPOINTS, self._key, record, replace=True)
+        return ([numbers.counted(checkpoints, "checkpoint")] if checkpoints else []) + [f"step {step.value}" for step in steps]
+
+    def _file_steps(self) -> list[StepName]:
+        """One that can't be filed is tried once: it only has to be done again after a kill."""
+        new = []
+        for step in KEPT:
+            if step in self._tried or not (self._work.folder(step) / "usage.json").exists():  # the last that a step leaves
+                continue
+            self._tried.add(step)
+            try:
+                tree = trees.hash_tree(self._work.folder(step), max_bytes=MAX_BYTES, leave_out=_NOT_NEEDED)
+                if step not in self._finished or self._finished[step].tree.digest != tree.digest:
+                    trees.copy_tree(self._store, self._work.folder(step), tree)
+                    self._finished[step] = FinishedStep(step=step, tree=tree)
+                    new.append(step)
+            except BurnishError as error:
+                emit(f"what {step.value} left is not kept for another attempt: {error}", warning=True)
+        return new
+
+    def _file_checkpoints(self) -> int:
         new = 0
         for position in range(MAX_POSITIONS):
             digest = _described((self._folder / file_name(position)).with_suffix(".json"))
@@ -65,9 +102,6 @@ class Keeper:
                 continue  # the next one replaced it meanwhile
             self._filed[position] = Checkpoint(position=position, digest=blob)
             new += 1
-        if new:
-            files = tuple(self._filed[position] for position in sorted(self._filed))
-            self._store.put_record(CHECKPOINTS, self._key, CheckpointRecord(files=files), replace=True)
         return new
 
     def end(self) -> None:
@@ -119,16 +153,48 @@ def bring(work: WorkDir, artifact_key: str, store: Store) -> str | None:
     return target.relative_to(work.root).as_posix() if target.is_dir() else None
 
 
+def bring_finished(work: WorkDir, artifact_key: str, store: Store) -> tuple[StepName, ...]:
+    """Put the folders of steps that an earlier attempt at the same request has finished into the work directory; which ones those are.
+
+    One that was swept or damaged, or that another release left, is left out, and what follows it: that is done again.
+    """
+    record = store.get_record(CHECKPOINTS, artifact_key, CheckpointRecord)
+    if record is None or record.request != request_digest(work.load_request()):
+        return ()
+    found = {finished.step: finished.tree for finished in record.steps}
+    brought: list[StepName] = []
+    for step, kind in KEPT.items():
+        if step not in found:
+            break
+        try:
+            trees.materialize_tree(store, found[step], work.folder(step))
+            work.load(step, kind)
+        except (BurnishError, OSError) as error:
+            emit(f"what {step.value} left can't be read, so it is done again: {error}", warning=True)
+            shutil.rmtree(work.folder(step), ignore_errors=True)
+            work.folder(step).mkdir(parents=True, exist_ok=True)
+            break
+        brought.append(step)
+    return tuple(brought)
+
+
+def request_digest(request: PipelineRequest) -> str:
+    """Of everything that is asked for, which generation of the manifest it may come from."""
+    return f"sha256:{hashlib.sha256(request.model_dump_json(exclude={'generation'}).encode()).hexdigest()}"
+
+
 def forget(artifact_key: str, store: Store) -> None:
     """Refer to no checkpoint any more, so that a sweep takes them: the work is done."""
     record = store.get_record(CHECKPOINTS, artifact_key, CheckpointRecord)
-    if record is not None and record.files:
+    if record is not None and (record.files or record.steps):
         store.put_record(CHECKPOINTS, artifact_key, CheckpointRecord(), replace=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """File checkpoints until SIGTERM, and once more then."""
-    parser = argparse.ArgumentParser(prog="python -m burnish.pipeline.keep", description="File a training step's checkpoints in the store.")
+    """File what training reaches until SIGTERM, and once more then."""
+    parser = argparse.ArgumentParser(
+        prog="python -m burnish.pipeline.keep", description="File checkpoints and finished steps of a pipeline that trains in the store."
+    )
     parser.add_argument("--work", type=Path, required=True)
     store_options.add(parser)
     options = parser.parse_args(arguments)
@@ -141,11 +207,11 @@ def main(arguments: list[str] | None = None) -> int:
             if keeper is None:
                 keeper = Keeper(work, work.load_request().plan.artifact_key, store_options.open_from(options))
             if filed := keeper.file_new():
-                emit(f"filed {numbers.counted(filed, 'checkpoint')}")
+                emit(f"filed {', '.join(filed)}")
             if last:
                 keeper.end()
         except (BurnishError, OSError) as error:  # training goes on: without the store it only has to start over after a kill
-            emit(f"checkpoints can't be filed: {error}", warning=True)
+            emit(f"what training reaches can't be filed: {error}", warning=True)
         except Exception:  # a bug: the traceback belongs into the log, and nothing depends on this process
             traceback.print_exc()
         if last:

@@ -189,12 +189,13 @@ class _Run:
         self.listener.plan(target.name, steps)
         deadline = time.monotonic() + duration_seconds(self.request.jobs.deadline)
         with contextlib.ExitStack() as processes:  # a step that failed leaves the next one waiting
-            ahead = None
+            ahead = keeper = None
             for step, following in itertools.zip_longest(steps, steps[1:]):
                 if step is StepName.measure:
                     deadline += self._measure(work, target, deadline)
                     continue
-                keeper = self._keeper(work, target, plan) if step is StepName.train else None
+                if step is StepName.train:
+                    keeper = self._keeper(work, target, plan)
                 with self._told(target.name, step):
                     process = ahead or processes.enter_context(self._process(work, target.name, step, deadline))
                     ahead = self._ahead(work, target.name, following, deadline, processes)
@@ -250,7 +251,7 @@ class _Run:
     def _tell(self, target: str, step: StepName, keeper: Keeper | None = None) -> Callable[[dict[str, Any]], None]:
         def tell(event: dict[str, Any]) -> None:
             self.listener.event(target, step, cast(Event, event))
-            if keeper is not None:  # news of an epoch: its checkpoint is there
+            if keeper is not None:  # of an epoch: its checkpoint is there; of the next step: the one before is finished
                 keeper.file_new()
 
         return tell

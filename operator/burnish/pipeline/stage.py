@@ -42,6 +42,7 @@ def run(work: WorkDir, store: Store) -> StageRecord:
         calibration=place(resolved.calibration, "calibration") if resolved.calibration else None,
         evaluation=place(resolved.evaluation, "evaluation") if resolved.evaluation else None,
         checkpoints=keep.bring(work, plan.artifact_key, store) if trains else None,
+        finished=keep.bring_finished(work, plan.artifact_key, store) if trains else (),
         training=place(resolved.training, "training") if resolved.training and trains else None,
         student=place(student.source, "student") if student else None,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import re
 import sys
 import warnings
@@ -42,21 +43,20 @@ def run(work: WorkDir) -> TrainRecord:
         BurnishError: PassNotApplicable, LabelsMissing, InvalidDataset, TrainingDiverged; what exporting a torch module raises.
     """
     request, exported = work.load_request(), work.load(StepName.export, ExportRecord)
-    with team.gather(team.size_of(request), work) as ours:
+    with team.gather(request, work) as ours:
         _set_up(ours.size)
         chain = _Chain(work, request, exported, ours)
         requests = order.training_part(passes_of(request))
         for number, entry in enumerate(requests):
             chain.add(entry, number, len(requests))
-    return TrainRecord(
-        original=chain.original, passes=tuple(chain.passes), trained_with=f"{ours.size} process{'es' if ours.size > 1 else ''}, {team.reach()}"
-    )
+    return TrainRecord(original=chain.original, passes=tuple(chain.passes), trained_with=team.where(ours))
 
 
 def _set_up(processes: int) -> None:
-    """As many threads as there are CPUs for each process, and the same sums in every run where PyTorch can do that."""
+    """As many threads as there are CPUs for each process, and the same sums in every run where PyTorch, and CUDA's matrix products, can do that."""
     import torch
 
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # PyTorch's notes on reproducibility; read when the first GPU is used
     torch.set_num_threads(max(1, cpus.usable() // processes))
     torch.use_deterministic_algorithms(True, warn_only=True)
 

@@ -17,7 +17,7 @@ from typing import TypeVar, overload
 
 from pydantic import ValidationError
 
-from burnish.api.job_contract import Failure, PipelineRequest, Record, StepName, StepUsage, Usage, step_folder
+from burnish.api.job_contract import Failure, PipelineRequest, Record, StageRecord, StepName, StepUsage, Usage, step_folder
 from burnish.errors import BurnishError, Reason
 
 R = TypeVar("R", bound=Record)
@@ -65,6 +65,10 @@ class WorkDir:
     def has(self, step: StepName) -> bool:
         """True once the step is done."""
         return (self.folder(step) / "record.json").exists()
+
+    def is_finished(self, step: StepName) -> bool:
+        """True where an earlier attempt has done the step, and `stage` brought what it left."""
+        return self.has(StepName.stage) and step in self.load(StepName.stage, StageRecord).finished
 
     def load(self, step: StepName, kind: type[R]) -> R:
         """Read the record that an earlier step left."""

@@ -363,6 +363,8 @@ class Team:
 
     rank = 0
     size = 1
+    device = "cpu"
+    """Where this process trains, as PyTorch names it: `cuda:1`."""
 
     def add(self, tensors: Sequence[Any]) -> None:
         """Make each tensor the sum of all processes' own."""

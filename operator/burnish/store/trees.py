@@ -5,6 +5,7 @@ A tree is stored file by file, unpacked and uncompressed, because sources are re
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,8 +58,22 @@ def tree_digest(entries: Sequence[FileRef]) -> str:
     return f"sha256:{hashlib.sha256(canonical_json(listed)).hexdigest()}"
 
 
-def hash_tree(path: Path, *, max_bytes: int = files.MAX_BYTES, max_files: int = files.MAX_FILES, progress: Progress | None = None) -> TreeRef:
+def hash_tree(
+    path: Path,
+    *,
+    max_bytes: int = files.MAX_BYTES,
+    max_files: int = files.MAX_FILES,
+    progress: Progress | None = None,
+    leave_out: Sequence[str] = (),
+) -> TreeRef:
     """The tree at `path`, a regular file or a directory, without storing it.
+
+    Args:
+        path: where it is.
+        max_bytes: of all files together.
+        max_files: how many there may be.
+        progress: gets told how far it is.
+        leave_out: patterns (fnmatch) of what isn't part of it, of the names in a directory.
 
     Raises:
         BurnishError: as `files.list_files` and `files.open_file`.
@@ -66,6 +81,7 @@ def hash_tree(path: Path, *, max_bytes: int = files.MAX_BYTES, max_files: int = 
     with files.reading(path):
         is_directory = path.is_dir()
     root, entries = (path, files.list_files(path, max_bytes=max_bytes, max_files=max_files)) if is_directory else _single(path, max_bytes)
+    entries = [e for e in entries if not any(fnmatch.fnmatchcase(e.path.split("/")[0], pattern) for pattern in leave_out)]
     total, done, refs = sum(entry.size for entry in entries), 0, []
     for entry in entries:
         if progress:

@@ -12,7 +12,7 @@ from burnish.pipeline import job, probe, pull
 
 RUN = "k" * 32
 OPTIMIZERS = {"onnx": "optimizer-onnx:1", "torch": "optimizer-torch:1"}
-CASES = ("cpu", "gpu", "volume", "training")
+CASES = ("cpu", "gpu", "volume", "training", "training-gpu")
 TRAINING = {"passes": [{"type": "Prune"}], "datasets": {"training": {"uri": "s3://models/training.npz"}}}
 
 
@@ -22,7 +22,7 @@ def make(make_settings, make_model, make_artifact, gpu, uid):
 
     def render(case: str) -> tuple[dict, dict, dict]:
         settings = make_settings(store={"volume": {}}) if case == "volume" else make_settings(images={"optimizers": OPTIMIZERS})
-        model = make_model(gpu if case == "gpu" else None, **(TRAINING if case == "training" else {}))
+        model = make_model(gpu if "gpu" in case else None, **(TRAINING if "training" in case else {}))
         target = model.spec.primary
         return (
             jobs.build_resolve(model, RUN, settings, uid=uid),
@@ -62,9 +62,20 @@ def test_triton_has_the_same_resources_and_node_where_it_measures_and_where_it_s
         assert pod(pipeline).get(field) == pod(deployment).get(field)
 
 
-def test_gpu_is_asked_for_once(make):
-    for owner in make("gpu")[1:]:
-        assert [n for n, c in containers(owner).items() if "nvidia.com/gpu" in c["resources"]["limits"]] == ["triton"]
+@pytest.mark.parametrize(("case", "asking"), [("gpu", ["triton"]), ("training-gpu", ["train", "triton"]), ("training", [])])
+def test_gpus_are_asked_for_by_the_containers_that_compute_on_them(make, case, asking):
+    """`train` has ended when Triton starts, so the pod holds them once: the largest of init containers counts."""
+    _, pipeline, deployment = make(case)
+    assert [n for n, c in containers(pipeline).items() if "nvidia.com/gpu" in c["resources"]["limits"]] == asking
+    assert [n for n, c in containers(deployment).items() if "nvidia.com/gpu" in c["resources"]["limits"]] == asking[-1:]
+    for container in (containers(pipeline)[name] for name in asking):
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == container["resources"]["requests"]["nvidia.com/gpu"] == "2"
+
+
+def test_processes_that_train_on_gpus_meet_in_shared_memory(make):
+    mounts = {case: [m["mountPath"] for m in containers(make(case)[1])["train"]["volumeMounts"]] for case in ("training", "training-gpu")}
+    assert "/dev/shm" in mounts["training-gpu"]
+    assert "/dev/shm" not in mounts["training"]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 from burnish import names
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base
+from burnish.plugins.passes import _devices
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,7 +129,7 @@ class Part:
 
 
 def train(named: Any, part: Part, bench: base.Bench, losses: list[float], extra: Mapping[str, object] | None = None) -> None:
-    """Train a module in place; `losses` gets the mean loss of each epoch.
+    """Train a module in place, on the team's device; `losses` gets the mean loss of each epoch.
 
     Args:
         named: a `NamedModule`.
@@ -138,13 +139,17 @@ def train(named: Any, part: Part, bench: base.Bench, losses: list[float], extra:
         extra: what belongs into the checkpoint beside weights and optimizer.
 
     Raises:
-        BurnishError: TrainingDiverged; OutOfMemory.
+        BurnishError: TrainingDiverged; as `_devices.lent`.
     """
+    if part.options.epochs:
+        with _devices.lent(named.module, bench.team.device):
+            _train(named, part, bench, losses, extra or {})
+
+
+def _train(named: Any, part: Part, bench: base.Bench, losses: list[float], extra: Mapping[str, object]) -> None:
     import torch
 
     options = part.options
-    if not options.epochs:
-        return
     assert bench.lesson is not None  # noqa: S101  # whoever trains said that it needs one
     parameters = [p for p in named.module.parameters() if p.requires_grad]
     optimizer = _optimizer(options, parameters)
@@ -161,7 +166,7 @@ def train(named: Any, part: Part, bench: base.Bench, losses: list[float], extra:
         part.mode.evaluate(named.module)
         if not all(bool(torch.isfinite(p).all()) for p in parameters):  # the last step's work, which no loss has seen
             raise _diverged("weights became infinite", options, epoch, f"after epoch {epoch + 1}")
-        bench.save({**(extra or {}), "losses": list(losses), "model": named.module.state_dict(), "optimizer": optimizer.state_dict()})
+        bench.save({**extra, "losses": list(losses), "model": named.module.state_dict(), "optimizer": optimizer.state_dict()})
         bench.say(f"epoch {epoch + 1} of {options.epochs}: loss {losses[-1]:.4g}", done=(epoch + 1) / options.epochs)
 
 
@@ -179,13 +184,13 @@ def _epoch(named: Any, part: Part, bench: base.Bench, optimizer: Any, epoch: int
     """One time through the data; the mean loss."""
     options, lesson = part.options, bench.lesson
     assert lesson is not None  # noqa: S101  # `train` asked
-    loss_of, keep_zeros = objective(lesson, options.distill), _zeros(named.module)
+    loss_of, keep_zeros = objective(lesson, options.distill, bench.team.device), _zeros(named.module)
     total = 0.0
     for step, indices in enumerate(batches(len(lesson), options.batch_size, _seed(options.seed, part.first + epoch))):
         for group in optimizer.param_groups:
             group["lr"] = _rate(float(options.learning_rate), epoch * steps + step, options.epochs * steps)
         optimizer.zero_grad(set_to_none=True)
-        value = _backward(named, lesson, loss_of, indices, optimizer, bench.team)
+        value = float(_backward(named, lesson, loss_of, indices, optimizer, bench.team))
         if not math.isfinite(value):
             raise _diverged(f"the loss became {value}", options, epoch, f"in epoch {epoch + 1} of {options.epochs}, step {step + 1} of {steps}")
         optimizer.step()
@@ -201,14 +206,14 @@ def _diverged(what: str, options: TrainingOptions, ended: int, when: str) -> Bur
 
 def _backward(
     named: Any, lesson: base.Lesson, loss_of: Callable[[Any, np.ndarray], Any], indices: np.ndarray, optimizer: Any, team: base.Team
-) -> float:
-    """Leave the gradients of the batch's mean loss in the weights; returns that loss. Each process of a team works on its part of the batch."""
+) -> Any:
+    """Leave the gradients of the batch's mean loss in the weights; returns that loss, a tensor of one element. Each process of a team works on its part of the batch."""
     import torch
 
     mine = share(indices, team)
-    total = torch.zeros(1)
+    total = torch.zeros(1, device=team.device)
     if len(mine):
-        answer = named.outputs([torch.from_numpy(lesson.inputs[i.tensor.name][mine]) for i in named.inputs])
+        answer = named.outputs([torch.from_numpy(lesson.inputs[i.tensor.name][mine]).to(team.device) for i in named.inputs])
         loss = loss_of(answer[lesson.output], mine) * (len(mine) / len(indices))
         loss.backward()
         total += loss.detach()
@@ -217,7 +222,7 @@ def _backward(
         for weight in weights:
             weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
         team.add([total, *(weight.grad for weight in weights)])
-    return float(total)
+    return total
 
 
 def _zeros(module: Any) -> Callable[[], None]:
@@ -277,8 +282,8 @@ def _optimizer(options: TrainingOptions, parameters: list[Any]) -> Any:
     return getattr(torch.optim, options.optimizer.value)(parameters, lr=rate)
 
 
-def objective(lesson: base.Lesson, distill: FromOriginal | None) -> Callable[[Any, np.ndarray], Any]:
-    """The loss of an output against the lesson: cross entropy of classes, else the mean squared error; see `FromOriginal` for both together.
+def objective(lesson: base.Lesson, distill: FromOriginal | None, device: str = "cpu") -> Callable[[Any, np.ndarray], Any]:
+    """The loss of an output on `device` against the lesson: cross entropy of classes, else the mean squared error; see `FromOriginal` for both together.
 
     The soft loss of classes is the Kullback-Leibler divergence of the softened answers, times the squared temperature so that its gradients keep their size.
     """
@@ -295,13 +300,13 @@ def objective(lesson: base.Lesson, distill: FromOriginal | None) -> Callable[[An
         return flat.clamp_min(1e-12).log() if lesson.holds_probabilities else flat
 
     def hard(output: Any, indices: np.ndarray) -> Any:
-        wanted = labels[indices]
+        wanted = labels[indices].to(device)
         if lesson.is_classification:
             return functional.cross_entropy(scores(output), wanted.long().flatten())
         return functional.mse_loss(output.float(), wanted.float().reshape(output.shape))
 
     def soft(output: Any, indices: np.ndarray) -> Any:
-        wanted = answers[indices]
+        wanted = answers[indices].to(device)
         if not lesson.is_classification:
             return functional.mse_loss(output.float(), wanted.float().reshape(output.shape))
         ours, theirs = scores(output) / temperature, scores(wanted) / temperature
