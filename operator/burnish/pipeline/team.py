@@ -89,7 +89,9 @@ def gather(request: PipelineRequest, work: WorkDir) -> Iterator[base.Team]:
     size, rank = size_of(request), int(os.environ.get("RANK", "0"))
     device = _device(request, rank, size)
     if size == 1:
-        yield _Member(0, 1, device)
+        alone = base.Team()
+        alone.device = device
+        yield alone
         return
     with contextlib.ExitStack() as stack:
         if rank == 0:
