@@ -29,6 +29,7 @@ from burnish.pipeline import store_options
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
 from burnish.store import trees
+from burnish.store.keys import canonical_json
 from burnish.store.store import Store
 
 CHECKPOINTS = "checkpoints"
@@ -179,8 +180,11 @@ def bring_finished(work: WorkDir, artifact_key: str, store: Store) -> tuple[Step
 
 
 def request_digest(request: PipelineRequest) -> str:
-    """Of everything that is asked for, which generation of the manifest it may come from."""
-    return f"sha256:{hashlib.sha256(request.model_dump_json(exclude={'generation'}).encode()).hexdigest()}"
+    """Of everything that is asked for, and of what was found there; which generation of the manifest that is, and when it was fetched, matters to nobody."""
+    found = request.resolved
+    digests = [record.tree.digest if record else None for record in (found.source, found.calibration, found.evaluation, found.training)]
+    asked = request.model_dump(mode="json", exclude={"generation", "resolved", "plan"})
+    return f"sha256:{hashlib.sha256(canonical_json([request.plan.artifact_key, digests, asked])).hexdigest()}"
 
 
 def forget(artifact_key: str, store: Store) -> None:

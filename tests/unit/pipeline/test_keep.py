@@ -172,13 +172,13 @@ def test_finished_step_comes_back_for_the_same_request(work: WorkDir, store: Sto
     leave(work, b"state")
     assert (keeper.file_new(), keeper.file_new()) == (["1 checkpoint", "step export"], [])
     asked = request()
-    later = begun(tmp_path / "later", asked.model_copy(update={"generation": asked.generation + 1}))
+    again = asked.resolved.model_copy(update={"source": asked.resolved.source.model_copy(update={"fetched_at": "later"})})
+    later = begun(tmp_path / "later", asked.model_copy(update={"generation": asked.generation + 1, "resolved": again}))
     assert keep.bring_finished(later, KEY, store) == (StepName.export,)
     assert files(later.folder(StepName.export)) == left
     later.save(StepName.stage, StageRecord(source="", finished=(StepName.export,)))
     assert [later.is_finished(step) for step in (StepName.export, StepName.train)] == [True, False]
-    again = keep.Keeper(later, KEY, store)
-    assert again.file_new() == []  # it is filed
+    assert keep.Keeper(later, KEY, store).file_new() == []  # it is filed
     assert filed(store) == {0: b"state"}
 
 
