@@ -55,6 +55,8 @@ def _trained(build: BuildRecord, config: ArtifactConfig) -> list[str]:
     operators = sorted({name for p in build.trained[:behind] for name in p.undetermined})
     if operators:
         words = f"PyTorch has no deterministic implementation of {', '.join(operators)}, so another run gives weights that are close, not equal."
+    elif build.trained_with.startswith("1 process on a GPU"):
+        words = "The same data and options give the same weights on a GPU of the same kind with the same driver; another one sums in another order."
     elif build.trained_with.startswith("1 "):
         words = "The same data, options and number of CPUs give the same weights on this class of hardware; another number of threads sums in another order."
     else:

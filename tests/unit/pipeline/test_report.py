@@ -517,6 +517,7 @@ def test_chain_is_drawn_with_what_the_runtime_made_of_it() -> None:
     ("trained_with", "operators", "said"),
     [
         ("1 process, no sockets", (), "give the same weights on this class of hardware"),
+        ("1 process on a GPU, no sockets", (), "on a GPU of the same kind"),
         ("2 processes, a network namespace of its own with loopback only", (), "weights that are close, not equal"),
         (
             "1 process, no sockets",
