@@ -31,7 +31,7 @@ import machine
 from burnish import names
 from burnish.api.job_contract import BuildStepRecord, StepName
 from burnish.measurement import statistics
-from burnish.pipeline.export import MODEL
+from burnish.pipeline.exported import MODEL
 from burnish.pipeline.workdir import WorkDir
 from burnish.toolchains import environments
 

@@ -23,7 +23,7 @@ from burnish.api.messages import decode
 from burnish.api.v1alpha1.optimized_model import Resources
 from burnish.errors import Reason
 from burnish.manifests.settings import HardwareMismatch
-from burnish.pipeline import machine, probe, procfs, pull, samples
+from burnish.pipeline import machine, pairs, probe, procfs, pull
 from burnish.pipeline.server import TritonServer, _free_ports
 from burnish.plugins.base import DataType, Signature, Tensor
 from burnish.serving.config import ServingOptions
@@ -54,8 +54,8 @@ def artifact(directory: Path, nodes, initializers=(), *, answer_offset: float = 
     )
     feed = {"x": np.array([[1, -2, 3, -4]], np.float32)}
     answer = {"y": onnxruntime.InferenceSession(model.SerializeToString()).run(["y"], feed)[0] + np.float32(answer_offset)}
-    samples.save_pair(directory / "golden.npz", feed, answer)
-    (directory / "golden.request").write_bytes(samples.request_body(feed, signature))
+    pairs.save_pair(directory / "golden.npz", feed, answer)
+    (directory / "golden.request").write_bytes(pairs.request_body(feed, signature))
     config = ArtifactConfig(
         name="baseline",
         summary="",

@@ -23,6 +23,14 @@ def test_command_line_and_light_steps_need_no_numeric_library() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_build_loads_nothing_of_other_steps() -> None:
+    # Its peak memory is the runtime's, on top of whatever its own process has loaded.
+    others = ("onnx", "onnxruntime", "openvino", "scipy", "fsspec", "zstandard", "ssl", "burnish.pipeline.datasets", "burnish.pipeline.export")
+    code = f"import sys\nfor name in {others}: sys.modules[name] = None\nfrom burnish.pipeline import __main__, build"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_judging_a_record_needs_no_numeric_library() -> None:
     code = f"import sys\nfor name in {HEAVY}: sys.modules[name] = None\nfrom burnish.pipeline import status, verdict\nfrom burnish.measurement import limits"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)

@@ -21,5 +21,11 @@ class ApiModel(BaseModel):
     """Immutable; a misspelt field is an error, never dropped in silence; NaN and infinity in records come back as what they were."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True, use_enum_values=False, ser_json_inf_nan="strings"
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        use_enum_values=False,
+        ser_json_inf_nan="strings",
+        defer_build=True,  # a process uses few of the models; building all of them takes longer than most steps of a small one
     )

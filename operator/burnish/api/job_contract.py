@@ -571,11 +571,14 @@ class StageRecord(Record):
 
 
 class ExportRecord(Record):
-    """`model.onnx` is in the step's folder."""
+    """`model.onnx` is in the step's folder, with the requests that `build` asks: it opens no dataset."""
 
     signature: Signature
     graph: GraphFacts
     format: str
+    inputs: tuple[ResolvedInput, ...]
+    keeps_axis: bool
+    """A request has a leading axis for its samples."""
 
 
 class TrainRecord(Record):
@@ -742,7 +745,3 @@ class Message(Record):
     resolved: ResolveMessage | None = None
     published: PublishMessage | None = None
     failure: Failure | None = None
-
-
-for _model in (ResolveRequest, ModelFacts, TrainedPass, TrainRecord, BuildRecord, MeasurementRecord, MeasureStepRecord, BuildStepRecord):
-    _model.model_rebuild()

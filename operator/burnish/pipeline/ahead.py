@@ -41,7 +41,7 @@ def _load(step: StepName, work: WorkDir) -> None:
     if step in requests.STORE_STEPS:
         return  # light, and their work directory may not be there yet
     importlib.import_module(f"burnish.pipeline.{step.value}")
-    for library in MEASURING if step is StepName.measure else plugin_of(step, work.load_request()).libraries:
+    for library in MEASURING if step is StepName.measure else libraries_of(step, work.load_request()):
         importlib.import_module(library)
 
 
@@ -50,6 +50,12 @@ class Trainer:
 
     toolchain = order.TRAINER
     libraries = ("numpy", "torch")
+
+
+def libraries_of(step: StepName, request: PipelineRequest) -> tuple[str, ...]:
+    """What a step imports that opens the model."""
+    plugin = plugin_of(step, request)
+    return (*plugin.libraries, *plugin.tools) if step is StepName.compress and isinstance(plugin, Runtime) else plugin.libraries
 
 
 def plugin_of(step: StepName, request: PipelineRequest) -> Format | Runtime | type[Trainer]:

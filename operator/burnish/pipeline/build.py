@@ -18,19 +18,20 @@ from burnish.api.job_contract import (
     CompressRecord,
     ExportRecord,
     PipelineRequest,
-    ResolvedInput,
     StepName,
     TensorDifference,
     TrainedPass,
 )
 from burnish.errors import BurnishError, Reason
 from burnish.measurement import equivalence
-from burnish.pipeline import compress, export, lowering, repository, samples
+from burnish.pipeline import lowering, pairs, repository
+from burnish.pipeline.exported import COMPANIONS, GOLDEN, MODEL, REFERENCE, baseline_errors
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
 from burnish.plugins import base as plugins
 from burnish.plugins import registry
 from burnish.serving import images
+from burnish.serving.config import smallest_batch
 from burnish.store import artifacts
 from burnish.toolchains import environments
 
@@ -45,22 +46,22 @@ def run(work: WorkDir) -> BuildStepRecord:
     """
     request, exported = work.load_request(), work.load(StepName.export, ExportRecord)
     builder = _Builder(work, request, exported)
-    with compress.baseline_errors(builder.runtime):
-        baseline = builder.build(names.BASELINE, BASELINE_SUMMARY, work.folder(StepName.export) / export.MODEL, ())
-    difference = builder.compare_with_source()
-    recipes, trained = compress.recipes(work, request, exported), lowering.trained(work, request)
+    with baseline_errors(builder.runtime):
+        session = builder.convert(names.BASELINE, work.folder(StepName.export) / MODEL)
+        answer = session.infer(builder.golden)
+    difference = builder.compare_with_source(session)
+    del session  # one model in memory at a time
+    baseline = builder.describe(names.BASELINE, BASELINE_SUMMARY, answer, ())
+    recipes, trained = lowering.recipes(work, request, exported), lowering.trained(work, request)
     models = [baseline]
     for candidate in work.load(StepName.compress, CompressRecord).candidates:
         if candidate.file is None:
             models.append(BuiltModel(name=candidate.name, summary=candidate.summary, reason=candidate.reason, message=candidate.message))
             continue
         try:
-            built = builder.build(
-                candidate.name,
-                candidate.summary,
-                work.path(candidate.file),
-                (*_trained(recipes[candidate.name], trained), *recipes[candidate.name].steps),
-            )
+            steps = (*_trained(recipes[candidate.name], trained), *recipes[candidate.name].steps)
+            answer = builder.convert(candidate.name, work.path(candidate.file)).infer(builder.golden)
+            built = builder.describe(candidate.name, candidate.summary, answer, steps)
             models.append(_unless_known(built, models))
         except BurnishError as error:
             if error.reason not in (Reason.CandidateNotBuildable, Reason.UnsupportedOpset):
@@ -69,7 +70,7 @@ def run(work: WorkDir) -> BuildStepRecord:
             models.append(BuiltModel(name=candidate.name, summary=candidate.summary, reason=Reason.CandidateNotBuildable, message=error.message))
     folders = {m.name: work.path(m.directory) for m in models if m.directory is not None}
     repository.write(work.folder(StepName.build) / "repository", folders, request)
-    return BuildStepRecord(models=tuple(models), inputs=builder.inputs, difference=difference)
+    return BuildStepRecord(models=tuple(models), inputs=exported.inputs, difference=difference)
 
 
 def _trained(recipe: plugins.Recipe, models: Sequence[TrainedPass]) -> list[plugins.Step]:
@@ -93,21 +94,26 @@ class _Builder:
         self.work, self.request, self.exported = work, request, exported
         self.runtime = registry.runtimes()[request.target.runtime.value]
         self.image = images.image(request.serving_image)
-        data = samples.open_datasets(work, request, exported.signature)
-        self.inputs: tuple[ResolvedInput, ...] = data.inputs
-        self.data = data
-        self.golden = data.golden
+        self.golden, _ = pairs.load_pair(work.folder(StepName.export) / GOLDEN)
         self.threads = request.target.resources.threads
 
-    def build(self, name: str, summary: str, model: Path, steps: tuple[plugins.Step, ...]) -> BuiltModel:
+    def folder(self, name: str) -> Path:
+        """Of a model's artifact."""
+        return self.work.folder(StepName.build) / "artifacts" / name
+
+    def convert(self, name: str, model: Path) -> plugins.Session:
+        """Write the loadable files of an ONNX graph's artifact, and load them."""
         emit(f"building {name}")
-        directory = self.work.folder(StepName.build) / "artifacts" / name
-        loadable = directory / "model"
+        loadable = self.folder(name) / "model"
         loadable.mkdir(parents=True)
         self.runtime.build(model, loadable, image=self.image)
-        answer = self.runtime.open(loadable, threads=self.threads).infer(self.golden)
-        samples.save_pair(directory / "golden.npz", self.golden, answer)
-        (directory / "golden.request").write_bytes(samples.request_body(self.golden, self.exported.signature))
+        return self.runtime.open(loadable, threads=self.threads)
+
+    def describe(self, name: str, summary: str, answer: plugins.Arrays, steps: tuple[plugins.Step, ...]) -> BuiltModel:
+        """Complete the artifact that `convert` began: with its golden answer, its description, and what clients need."""
+        directory = self.folder(name)
+        pairs.save_pair(directory / "golden.npz", self.golden, answer)
+        (directory / "golden.request").write_bytes(pairs.request_body(self.golden, self.exported.signature))
         config = ArtifactConfig(
             name=name,
             summary=summary,
@@ -115,18 +121,18 @@ class _Builder:
             backend=self.runtime.backend,
             model_file=self.runtime.model_file,
             signature=self.exported.signature,
-            inputs=self.inputs,
+            inputs=self.exported.inputs,
             source_digest=self.request.resolved.source.tree.digest,
             artifact_key=self.request.plan.artifact_key,
             toolchain=environments.identity(self.runtime.toolchain),
             hardware_class=self.request.hardware_class,
             steps=tuple({"kind": s.kind, "options": dict(s.options)} for s in steps),
         )
-        companions = self.work.folder(StepName.export) / export.COMPANIONS
+        companions = self.work.folder(StepName.export) / COMPANIONS
         if companions.is_dir():
-            shutil.copytree(companions, directory / export.COMPANIONS)
+            shutil.copytree(companions, directory / COMPANIONS)
         (directory / "artifact.json").write_bytes(artifacts.config_bytes(config))
-        size = sum(f.stat().st_size for f in loadable.rglob("*") if f.is_file())
+        size = sum(f.stat().st_size for f in (directory / "model").rglob("*") if f.is_file())
         return BuiltModel(
             name=name,
             summary=summary,
@@ -135,13 +141,13 @@ class _Builder:
             size_bytes=size,
         )
 
-    def compare_with_source(self) -> tuple[TensorDifference, ...]:
+    def compare_with_source(self, session: plugins.Session) -> tuple[TensorDifference, ...]:
         """The built baseline against the source framework's own outputs; always held to the preserving bound (DESIGN.md section 1)."""
-        session = self.runtime.open(self.work.folder(StepName.build) / "artifacts" / names.BASELINE / "model", threads=self.threads)
-        parts = []
-        for path in sorted((self.work.folder(StepName.export) / export.REFERENCE).iterdir()):
-            feed, expected = samples.load_pair(path)
-            source, built = (self.data.as_batch(answer, self.data.smallest_batch) for answer in (expected, session.infer(feed)))
+        count, parts = smallest_batch([i for i in self.exported.inputs if i.is_batched]), []
+        for path in sorted((self.work.folder(StepName.export) / REFERENCE).iterdir()):
+            feed, expected = pairs.load_pair(path)
+            answers = (expected, session.infer(feed))
+            source, built = (pairs.as_batch(answer, count, keeps_axis=self.exported.keeps_axis) for answer in answers)
             parts.append(equivalence.compare(source, built))
         differences = equivalence.concatenate(parts)
         violation = equivalence.preserving_violation(differences)

@@ -5,15 +5,14 @@ A candidate that can't be made is a finding, not a failure: it stands in the rep
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from burnish.api.job_contract import CompressedCandidate, CompressRecord, ExportRecord, PipelineRequest, StepName, TrainedPass
 from burnish.errors import BurnishError, Reason
 from burnish.measurement import scoring
 from burnish.pipeline import samples, usage
-from burnish.pipeline.export import MODEL
+from burnish.pipeline.exported import MODEL, baseline_errors
 from burnish.pipeline.lowering import lower, trained
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir
@@ -42,26 +41,6 @@ def run(work: WorkDir) -> CompressRecord:
         emit(f"candidate {recipe.name}: {recipe.summary}", done=number / len(lowering.recipes))
         candidates.append(_make(work, runtime, recipe, _start(work, recipe, models), calibration, _answers(request, data)))
     return CompressRecord(candidates=tuple(candidates))
-
-
-def recipes(work: WorkDir, request: PipelineRequest, exported: ExportRecord) -> dict[str, plugins.Recipe]:
-    """The recipes by name; lowering is pure, so asking again gives the same."""
-    return {recipe.name: recipe for recipe in lower(request, exported, trained(work, request)).recipes}
-
-
-@contextlib.contextmanager
-def baseline_errors(runtime: plugins.Runtime) -> Iterator[None]:
-    """Without a baseline nothing can be compared: that it isn't buildable is an error, not a finding.
-
-    Raises:
-        BurnishError: BaselineNotLoadable.
-    """
-    try:
-        yield
-    except BurnishError as error:
-        if error.reason is Reason.CandidateNotBuildable:
-            raise BurnishError(Reason.BaselineNotLoadable, f"{runtime.name} does not load the converted source: {error.message}") from error
-        raise
 
 
 def _answers(request: PipelineRequest, data: samples.Samples) -> plugins.Answers:

@@ -11,8 +11,9 @@ from pathlib import Path
 from burnish.api.job_contract import ExportRecord, StageRecord, StepName
 from burnish.api.v1alpha1.optimized_model import Input
 from burnish.api.v1alpha1.preprocess import Preprocess
-from burnish.pipeline import formats, prepare, samples
+from burnish.pipeline import formats, pairs, prepare, samples
 from burnish.pipeline.evaluation import check_scorable, largest_loss
+from burnish.pipeline.exported import COMPANIONS, GOLDEN, MODEL, REFERENCE
 from burnish.pipeline.lowering import lower
 from burnish.pipeline.progress import emit
 from burnish.pipeline.status import resolution_warning
@@ -21,16 +22,12 @@ from burnish.plugins import base as plugins
 from burnish.plugins.files import LocalFiles
 from burnish.serving import images
 
-MODEL = "model.onnx"
-REFERENCE = "reference"
-COMPANIONS = "companions"
-"""Files of the source that clients need; `build` puts them into every artifact."""
 REFERENCE_SAMPLES = 8
 """Requests on which the export is compared with the source; each is one sample, or as few as spec.inputs allows."""
 
 
 def run(work: WorkDir) -> ExportRecord:
-    """Bring the source to ONNX and leave `model.onnx` and `reference/` (requests and the source's own answers).
+    """Bring the source to ONNX and leave `model.onnx`, `reference/` (requests and the source's own answers) and the golden request.
 
     Raises:
         BurnishError: what `Format.export`, `samples.open_datasets`, `lower` and `check_scorable` raise, and `formats.find`, `prepare.run`; InvalidModel where
@@ -46,7 +43,8 @@ def run(work: WorkDir) -> ExportRecord:
     resolved = prepare.run(work, request, signature, source if source.is_dir() else None, folder / prepare.FOLDER)
     _write_companions(plugin, source, resolved, folder / COMPANIONS)
     data = samples.open_datasets(work, request, signature)
-    lower(request, ExportRecord(signature=signature, graph=graph, format=plugin.name))
+    exported = ExportRecord(signature=signature, graph=graph, format=plugin.name, inputs=data.inputs, keeps_axis=data.keeps_axis)
+    lower(request, exported)
     warning = resolution_warning(len(data.evaluation or ()), request.constraints, largest_loss(data, request))
     if warning:
         emit(warning.message, warning=True)  # now, not after everything was measured
@@ -54,8 +52,9 @@ def run(work: WorkDir) -> ExportRecord:
     for number, (feed, answer) in enumerate(zip(feeds, plugin.reference(model, feeds), strict=True)):
         data.check_answer(answer, data.smallest_batch)
         check_scorable(data.as_batch(answer, data.smallest_batch), data, request)
-        samples.save_pair(folder / REFERENCE / f"{number}.npz", feed, answer)
-    return ExportRecord(signature=signature, graph=graph, format=plugin.name)
+        pairs.save_pair(folder / REFERENCE / f"{number}.npz", feed, answer)
+    pairs.save_pair(folder / GOLDEN, data.golden, {})
+    return exported
 
 
 def declared(entry: Input) -> plugins.DeclaredInput:

@@ -50,6 +50,11 @@ def lower(request: PipelineRequest, exported: ExportRecord, models: tuple[Traine
     return plugins.Lowering((*first, *beside, *after), (*found.skipped, *unasked))
 
 
+def recipes(work: WorkDir, request: PipelineRequest, exported: ExportRecord) -> dict[str, plugins.Recipe]:
+    """The recipes by name, once every pass that trains is done."""
+    return {recipe.name: recipe for recipe in lower(request, exported, trained(work, request)).recipes}
+
+
 def _beside(
     request: PipelineRequest, exported: ExportRecord, models: tuple[TrainedPass, ...], runtime: plugins.Runtime
 ) -> tuple[tuple[plugins.Recipe, ...], tuple[plugins.Skipped, ...]]:

@@ -40,7 +40,7 @@ from burnish.errors import BurnishError, Reason
 from burnish.measurement import equivalence, limits, rounds, summary
 from burnish.measurement.client import ModelError, ServerUnreachableError, TritonClient
 from burnish.measurement.statistics import paired_ratio
-from burnish.pipeline import cpu_limit, lookup, machine, prepare, samples, server
+from burnish.pipeline import cpu_limit, lookup, machine, pairs, prepare, samples, server
 from burnish.pipeline.datasets import overlap
 from burnish.pipeline.evaluation import Evaluation, evaluate
 from burnish.pipeline.progress import emit
@@ -171,7 +171,7 @@ class _Measurement:
 
     def _check_golden(self, name: str) -> None:
         """The server's answer to the golden request must be the one that `build` saw."""
-        feed, expected = samples.load_pair(self.folder / name / "golden.npz")
+        feed, expected = pairs.load_pair(self.folder / name / "golden.npz")
         differences = equivalence.compare(expected, self.client.infer(name, feed), batched=False)
         violation = equivalence.preserving_violation(differences)
         if violation:

@@ -23,7 +23,8 @@ from burnish.errors import BurnishError, Reason
 from burnish.measurement import equivalence, summary
 from burnish.pipeline import checkpoints, cpus, lesson, samples, students, team, usage
 from burnish.pipeline.datasets import overlap
-from burnish.pipeline.export import MODEL, declared
+from burnish.pipeline.export import declared
+from burnish.pipeline.exported import MODEL
 from burnish.pipeline.lowering import passes_of
 from burnish.pipeline.progress import emit
 from burnish.pipeline.workdir import WorkDir

@@ -39,7 +39,7 @@ class Answers:
 class PluginModel(BaseModel):
     """Base of the configuration and record models that live beside plugins (same rules as the API's own models)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True, defer_build=True)
 
 
 class DataType(StrEnum):
@@ -500,6 +500,8 @@ class Runtime(abc.ABC):
     """File name of the model inside a version directory."""
     libraries: ClassVar[tuple[str, ...]] = ()
     """Modules that the methods below import: a local run loads them while the step before still works."""
+    tools: ClassVar[tuple[str, ...]] = ()
+    """Modules that `apply` imports besides; nobody else pays for them."""
     has_gpus: ClassVar[bool] = False
     """Its backend computes on the GPUs of a target that asks for some (`KIND_GPU`)."""
 

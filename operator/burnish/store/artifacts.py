@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
-import zstandard
 from pydantic import ValidationError
 
 from burnish.api.job_contract import ArtifactConfig, ArtifactRef, FileRef
 from burnish.errors import BurnishError, Reason
 from burnish.store import files, oci, trees
-from burnish.store.blobs import new_file
 from burnish.store.keys import canonical_json
-from burnish.store.store import Store
+
+if TYPE_CHECKING:
+    from burnish.store.store import Store
 
 CONFIG_FILE = "artifact.json"
 MODEL_FOLDER = "model/"
@@ -86,7 +86,7 @@ def get_artifact(store: Store, digest: str, target: Path, *, max_bytes: int = fi
         if path == CONFIG_FILE:
             raise BurnishError(Reason.UnsafeSource, f"artifact {digest} has a layer {path}, which only its config may be; run the manifest again")
         _get_layer(store, layer, target.joinpath(*files.split(path)))
-    with new_file(target / CONFIG_FILE) as file:
+    with files.new_file(target / CONFIG_FILE) as file:
         file.write(data)
     return config
 
@@ -149,6 +149,8 @@ def _load_config(directory: Path) -> ArtifactConfig:
 
 
 def _put_layer(store: Store, directory: Path, entry: files.Entry) -> oci.Layer:
+    import zstandard  # here, as `build` only hashes and describes artifacts
+
     content, size = hashlib.sha256(), 0
     with files.open_file(directory, entry.path) as file, store.scratch() as scratch:
         compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compressobj()
@@ -163,8 +165,10 @@ def _put_layer(store: Store, directory: Path, entry: files.Entry) -> oci.Layer:
 
 
 def _get_layer(store: Store, layer: oci.Layer, target: Path) -> None:
+    import zstandard
+
     content, size = hashlib.sha256(), 0
-    with store.open_blob(layer.digest) as blob, new_file(target) as file:
+    with store.open_blob(layer.digest) as blob, files.new_file(target) as file:
         try:
             with zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).stream_reader(cast(BinaryIO, blob), closefd=False) as reader:
                 for chunk in files.chunks(reader):

@@ -1,17 +1,12 @@
-"""Bytes on their way out of the store: verified while they are read, and visible at their target only after that."""
+"""Bytes on their way out of the store, verified while they are read."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 from burnish.errors import BurnishError, Reason
-from burnish.store import files
 from burnish.store.backend import reading
 
 
@@ -48,22 +43,3 @@ class BlobReader(io.RawIOBase):
         """Close the file."""
         self._stream.close()
         super().close()
-
-
-@contextlib.contextmanager
-def new_file(target: Path) -> Iterator[BinaryIO]:
-    """A file outside the store that appears as `target` when the context ends without an error.
-
-    Raises:
-        BurnishError: DiskFull.
-    """
-    partial = target.parent / f".{uuid.uuid4().hex}.partial"
-    try:
-        with files.writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("xb") as file:
-                yield file
-            partial.replace(target)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import stat
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
@@ -72,6 +73,25 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise BurnishError(Reason.DiskFull, f"no room left to write {path}; free some space") from error
         raise
+
+
+@contextlib.contextmanager
+def new_file(target: Path) -> Iterator[BinaryIO]:
+    """A file outside the store that appears as `target` when the context ends without an error.
+
+    Raises:
+        BurnishError: DiskFull.
+    """
+    partial = target.parent / f".{uuid.uuid4().hex}.partial"
+    try:
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("xb") as file:
+                yield file
+            partial.replace(target)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def list_files(root: Path, *, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES) -> list[Entry]:

@@ -28,7 +28,7 @@ from burnish.api.scalars import DIGEST_PATTERN
 from burnish.errors import BurnishError, Reason
 from burnish.store import credentials, files
 from burnish.store.backend import Backend, DirectoryBackend, Found, Scratch, reading
-from burnish.store.blobs import BlobReader, new_file
+from burnish.store.blobs import BlobReader
 from burnish.store.credentials import Credentials
 from burnish.store.keys import canonical_json
 
@@ -238,7 +238,7 @@ class Store:
         Raises:
             BurnishError: NotInStore, StoreNotReadable, StoreCorrupted; DiskFull.
         """
-        with self.open_blob(digest) as blob, new_file(target) as file:
+        with self.open_blob(digest) as blob, files.new_file(target) as file:
             for chunk in files.chunks(blob):
                 file.write(chunk)
 

@@ -9,13 +9,15 @@ import fnmatch
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from burnish.api.job_contract import FileRef, TreeRef
 from burnish.errors import BurnishError, Reason
 from burnish.store import files
 from burnish.store.keys import canonical_json
-from burnish.store.store import Store
+
+if TYPE_CHECKING:
+    from burnish.store.store import Store
 
 
 class Progress(Protocol):

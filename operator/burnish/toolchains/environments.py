@@ -16,7 +16,6 @@ import json
 import os
 import re
 import shutil
-import ssl
 import subprocess
 import sys
 import time
@@ -267,6 +266,8 @@ def _run_uv(toolchain: Toolchain, uv: Path, directory: Path, lock: int, *argumen
 
 def _uv_variables() -> dict[str, str]:
     """The user's variables; and uv trusts the machine's certificates where it has some, because a company's proxy signs with its own."""
+    import ssl  # only who installs needs it
+
     known = ssl.get_default_verify_paths()
     has_certificates = bool(known.cafile or (known.capath and any(Path(known.capath).iterdir())))
     return {**({"UV_SYSTEM_CERTS": "true"} if has_certificates else {}), **os.environ}

@@ -148,7 +148,9 @@ def test_sidecar_files_once_more_when_its_pod_ends(work: WorkDir, store: Store, 
 def export(work: WorkDir, content: bytes = b"graph") -> dict[str, bytes]:
     """What the step leaves when it is finished, and what of it others read."""
     signature = Signature(inputs=(), outputs=())
-    record = ExportRecord(signature=signature, graph=GraphFacts(opset=20, op_counts={}, weighted_ops={}, parameters=1), format="ONNX")
+    record = ExportRecord(
+        signature=signature, graph=GraphFacts(opset=20, op_counts={}, weighted_ops={}, parameters=1), format="ONNX", inputs=(), keeps_axis=True
+    )
     folder = work.folder(StepName.export)
     (folder / "reference").mkdir(parents=True)
     (folder / "scratch").mkdir()

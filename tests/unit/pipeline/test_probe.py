@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as npst
 from burnish.api.messages import decode as decode_message
 from burnish.errors import Reason
 from burnish.measurement import equivalence, tensors
-from burnish.pipeline import probe, samples
+from burnish.pipeline import pairs, probe
 from burnish.plugins.base import DataType, Signature, Tensor
 
 NUMPY_TYPES = [kind for kind in DataType if kind is not DataType.BYTES]
@@ -43,7 +43,7 @@ def health(clock):
 
 
 def golden(directory: Path, **outputs: np.ndarray) -> dict[str, probe.Values]:
-    samples.save_pair(directory / "golden.npz", {"x": np.zeros((1, 2), np.float32)}, outputs)
+    pairs.save_pair(directory / "golden.npz", {"x": np.zeros((1, 2), np.float32)}, outputs)
     return probe.load_answer(directory / "golden.npz")
 
 
@@ -102,7 +102,7 @@ def test_request_asks_for_binary_answers_and_says_whose_it_is(tmp_path):
     )
     array = np.array([[1, 2]], np.float32)
     path = tmp_path / "golden.request"
-    path.write_bytes(samples.request_body({"x": array}, signature))
+    path.write_bytes(pairs.request_body({"x": array}, signature))
     body, length = probe.load_request(path)
     described = json.loads(body[:length])
     assert described["parameters"] == {"binary_data_output": True}

@@ -13,7 +13,7 @@ from burnish.api.job_contract import ArtifactConfig, ResolvedInput
 from burnish.api.messages import decode
 from burnish.errors import BurnishError, Reason, StepExit
 from burnish.manifests.settings import HardwareMismatch
-from burnish.pipeline import machine, pull, samples
+from burnish.pipeline import machine, pairs, pull
 from burnish.plugins.base import DataType, HardwareClass, Signature, Tensor
 from burnish.serving.config import ServingOptions, render_config
 from burnish.serving.repository import check_repository
@@ -44,8 +44,8 @@ def write_artifact(directory: Path, *, hardware_class: HardwareClass | None = No
     (directory / "model" / "weights" / "part.bin").write_bytes(os.urandom(100_000))
     x = Tensor(name="x", data_type=DataType.FP32, shape=(-1, 4))
     signature, feed = Signature(inputs=(x,), outputs=(x,)), {"x": np.zeros((1, 4), np.float32)}
-    samples.save_pair(directory / "golden.npz", feed, feed)
-    (directory / "golden.request").write_bytes(samples.request_body(feed, signature))
+    pairs.save_pair(directory / "golden.npz", feed, feed)
+    (directory / "golden.request").write_bytes(pairs.request_body(feed, signature))
     config = ArtifactConfig(
         name="int8",
         summary="",

@@ -9,7 +9,7 @@ from burnish.api.v1alpha1.optimized_model import OptimizedModel
 from burnish.api.v1alpha1.status import ArtifactStatus
 from burnish.manifests import serving
 from burnish.manifests.settings import HardwareMismatch, Settings
-from burnish.pipeline import machine, pull, repository, samples
+from burnish.pipeline import machine, pairs, pull, repository
 from burnish.plugins.base import DataType, Signature, Tensor
 from burnish.serving.config import ServingOptions
 from burnish.store.artifacts import put_artifact
@@ -34,8 +34,8 @@ def write_artifact(directory: Path) -> None:
     (directory / "model" / "model.onnx").write_bytes(b"a graph")
     x = Tensor(name="x", data_type=DataType.FP32, shape=(-1, 4))
     signature, feed = Signature(inputs=(x,), outputs=(x,)), {"x": np.zeros((1, 4), np.float32)}
-    samples.save_pair(directory / "golden.npz", feed, feed)
-    (directory / "golden.request").write_bytes(samples.request_body(feed, signature))
+    pairs.save_pair(directory / "golden.npz", feed, feed)
+    (directory / "golden.request").write_bytes(pairs.request_body(feed, signature))
     config = ArtifactConfig(
         name="int8",
         summary="",

@@ -11,7 +11,7 @@ import pytest
 from burnish.api.job_contract import PipelineRequest, StageRecord, StepName
 from burnish.api.v1alpha1.optimized_model import Calibration, Datasets, DynamicAxis, Evaluation, Input, Load, Measurement, Metric
 from burnish.errors import BurnishError, Reason
-from burnish.pipeline import samples
+from burnish.pipeline import pairs
 from burnish.pipeline.samples import Samples, open_datasets
 from burnish.pipeline.workdir import WorkDir
 from burnish.plugins.base import DataType, Signature, Tensor
@@ -87,6 +87,6 @@ def test_output_of_a_batched_model_that_does_not_count_the_samples_is_refused(tm
 
 
 def test_stored_request_has_tritons_shapes() -> None:
-    head, _, body = samples.request_body({"x": np.ones(3, np.float32)}, signature((-1,), (-1,))).partition(b"\n")
+    head, _, body = pairs.request_body({"x": np.ones(3, np.float32)}, signature((-1,), (-1,))).partition(b"\n")
     assert json.loads(head)["inputs"][0]["shape"] == [3, 1]
     assert len(body) == 12

@@ -1,12 +1,11 @@
-"""Reading an ONNX graph: recognising the file, walking it with its subgraphs and functions, its signature and the facts that lowering needs."""
+"""Reading an ONNX graph: walking it with its subgraphs and functions, its signature and the facts that lowering needs."""
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base
@@ -16,87 +15,6 @@ WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "LSTM": 1
 
 FLOAT_TYPES = frozenset({1, 10, 11, 16})
 """TensorProto: FLOAT, FLOAT16, DOUBLE, BFLOAT16."""
-
-# Fields of ModelProto (onnx.proto3) by number -> protobuf wire type.
-_MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
-HEAD_BYTES = 64
-"""Of a file, to recognise it by."""
-
-
-def looks_like_model(head: bytes) -> bool:
-    """True if a file with this head starts with `ir_version`, a small integer, followed by another field of a ModelProto.
-
-    Every exporter writes the fields in order, so field 1 comes first; a full parse needs the onnx library and belongs to export.
-    """
-    return len(head) > 3 and head[0] == 0x08 and 1 <= head[1] <= 127 and _MODEL_FIELDS.get(head[2] >> 3) == head[2] & 7
-
-
-def declared_versions(stream: BinaryIO) -> tuple[int, int] | None:
-    """Opset of the default domain and IR version of a model, without its graph and without the onnx library; None where the fields don't say so.
-
-    Walks the message's fields (protobuf.dev/programming-guides/encoding) and skips all but `ir_version` and `opset_import`.
-    """
-    opset, ir_version = None, None
-    try:
-        for field, value in _fields(stream):
-            if field == _IR_VERSION and isinstance(value, int):
-                ir_version = value
-            elif field == _OPSET_IMPORT and isinstance(value, bytes):
-                entry = dict(_fields(io.BytesIO(value)))
-                version = entry.get(2)
-                if entry.get(1, b"") in (b"", b"ai.onnx") and isinstance(version, int):
-                    opset = version
-    except ValueError:
-        return None
-    return None if opset is None or ir_version is None else (opset, ir_version)
-
-
-_IR_VERSION, _OPSET_IMPORT = 1, 8
-_MAX_FIELD_BYTES = 4096
-"""Of a field that is read: an opset_import is a name and a number."""
-
-
-def _fields(stream: BinaryIO) -> Iterator[tuple[int, int | bytes | None]]:
-    """The number of each field and its value: an integer, bytes, or None for what is too long or of another kind.
-
-    Raises:
-        ValueError: it is no protobuf message.
-    """
-    while (key := _varint(stream)) is not None:
-        kind = key & 7
-        if kind == 0:
-            yield key >> 3, _known(_varint(stream))
-        elif kind == 2:
-            size = _known(_varint(stream))
-            if size > _MAX_FIELD_BYTES:
-                stream.seek(size, io.SEEK_CUR)
-                yield key >> 3, None
-            else:
-                yield key >> 3, stream.read(size)
-        elif kind in (1, 5):
-            stream.seek(8 if kind == 1 else 4, io.SEEK_CUR)
-            yield key >> 3, None
-        else:
-            raise ValueError(f"there is no wire type {kind}")
-
-
-def _varint(stream: BinaryIO) -> int | None:
-    """The next one; None at the end."""
-    found = 0
-    for shift in range(0, 70, 7):
-        byte = stream.read(1)
-        if not byte:
-            return None if shift == 0 else _known(None)
-        found |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return found
-    raise ValueError("a number has too many bytes")
-
-
-def _known(value: int | None) -> int:
-    if value is None:
-        raise ValueError("the message is cut off")
-    return value
 
 
 def parse(path: Path) -> Any:

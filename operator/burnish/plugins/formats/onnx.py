@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from burnish.errors import BurnishError, Reason
-from burnish.plugins import base
+from burnish.plugins import base, onnx_fields
 from burnish.plugins.files import Files, LocalFiles, head
 from burnish.plugins.formats import _onnx_checks, _onnx_external, _onnx_graph
 
@@ -30,13 +30,13 @@ class Onnx(base.Format):
     def detect(self, files: Files) -> bool:
         """True if the file, or the directory's one .onnx file, starts with the fields of a ModelProto."""
         candidates = _model_names(files.paths) if files.is_directory else files.paths
-        return len(candidates) == 1 and _onnx_graph.looks_like_model(head(files, candidates[0], _onnx_graph.HEAD_BYTES))
+        return len(candidates) == 1 and onnx_fields.looks_like_model(head(files, candidates[0], onnx_fields.HEAD_BYTES))
 
     def versions(self, files: Files) -> tuple[int, int] | None:
         """As the fields of the ModelProto say."""
         (name,) = _model_names(files.paths) if files.is_directory else files.paths
         with files.open(name) as stream:
-            return _onnx_graph.declared_versions(stream)
+            return onnx_fields.declared_versions(stream)
 
     def export(self, source: base.SourceModel, target: Path, *, image: base.ServingImage) -> tuple[base.Signature, base.GraphFacts]:
         """Check the model and write it to `target` as one self-contained file; unnamed nodes get names.

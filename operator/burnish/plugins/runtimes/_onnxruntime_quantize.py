@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.errors import BurnishError, Reason
-from burnish.plugins import base
+from burnish.plugins import base, onnx_fields
 from burnish.plugins.runtimes import _onnxruntime_session as ort
 from burnish.plugins.runtimes._onnxruntime_lowering import DYNAMIC_OPS, STATIC_OPS
 
@@ -55,14 +55,6 @@ def _scratch(folder: str) -> Iterator[None]:
         yield
     finally:
         tempfile.tempdir = before
-
-
-def versions(path: Path) -> tuple[int, int]:
-    """Opset of the standard domain and IR version of an ONNX file."""
-    import onnx
-
-    model = onnx.load(path, load_external_data=False)
-    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0), model.ir_version
 
 
 def _fp16(step: base.Step, source: Path, target: Path, folder: Path, calibration: Sequence[base.Arrays]) -> None:
@@ -196,7 +188,7 @@ class _Prepared:
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         model, self.path = source, folder / "prepared.onnx"
-        if versions(source)[0] < _MIN_OPSET:
+        if onnx_fields.versions(source)[0] < _MIN_OPSET:
             model = folder / "converted.onnx"
             onnx.save(onnx.version_converter.convert_version(onnx.load(source), _NEW_OPSET), model)
         quant_pre_process(str(model), str(self.path), skip_symbolic_shape=True)

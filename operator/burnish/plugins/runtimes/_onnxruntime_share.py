@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from burnish.plugins import base
+from burnish.plugins import base, onnx_fields
 from burnish.plugins.runtimes import _codebook
 from burnish.plugins.runtimes import _onnxruntime_quantize as quantize
 
@@ -32,7 +32,7 @@ def apply(step: base.Step, source: Path, target: Path, *, calibration: Sequence[
     import onnx
 
     model = onnx.load(source)
-    sharing = _codebook.Sharing(step.options, packs=quantize.versions(source)[0] >= _BIT_SHIFT)
+    sharing = _codebook.Sharing(step.options, packs=onnx_fields.versions(source)[0] >= _BIT_SHIFT)
     graph = model.graph
     taken = {value.name for value in graph.output}
     kept, nodes = [], []

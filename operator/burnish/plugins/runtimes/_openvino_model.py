@@ -9,9 +9,10 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from burnish.errors import BurnishError, Reason
+from burnish.plugins import onnx_fields
 from burnish.plugins.runtimes._openvino_session import typed_errors
 
 WEIGHTED = {"Convolution": 1, "GroupConvolution": 1, "ConvolutionBackpropData": 1, "GroupConvolutionBackpropData": 1, "MatMul": 1, "Gather": 0,
@@ -37,7 +38,7 @@ def read(path: Path) -> Any:
         with typed_errors("OpenVINO does not read the model"):
             return openvino.Core().read_model(path)
     with typed_errors("OpenVINO does not convert the model"):
-        named = _named(path)
+        named = onnx_fields.names(path)
         try:
             model = openvino.convert_model(path)
         except Exception as error:
@@ -54,26 +55,7 @@ def read(path: Path) -> Any:
         return model
 
 
-class _Named(NamedTuple):
-    """What an ONNX graph calls its own."""
-
-    inputs: list[str]
-    outputs: list[str]
-    operations: set[str]
-    """Nodes, and the tensors that they make."""
-
-
-def _named(path: Path) -> _Named:
-    """The names alone: the graph, and its weights with it, is let go before OpenVINO has them once more."""
-    import onnx
-
-    graph = onnx.load(path, load_external_data=False).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = [value.name for value in graph.input if value.name not in weights]
-    return _Named(inputs, [value.name for value in graph.output], {name for node in graph.node for name in (node.name, *node.output)})
-
-
-def _name_ports(model: Any, named: _Named) -> None:
+def _name_ports(model: Any, named: onnx_fields.Names) -> None:
     """Let each input and output have the one name that the source has: Triton's native backend knows them by one only."""
     for ports, names in ((model.inputs, named.inputs), (model.outputs, named.outputs)):
         for port, name in zip(ports, names, strict=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from burnish.errors import BurnishError, Reason
-from burnish.plugins import base
+from burnish.plugins import base, onnx_fields
 from burnish.plugins.runtimes import _codebook
 from burnish.plugins.runtimes import _onnxruntime_lowering as lowering
 from burnish.plugins.runtimes import _onnxruntime_quantize as quantize
@@ -24,7 +24,8 @@ class OnnxRuntime(base.Runtime):
     backend: ClassVar[str] = "onnxruntime"
     model_file: ClassVar[str] = "model.onnx"
     has_gpus: ClassVar[bool] = True
-    libraries: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime", "onnxruntime.quantization")
+    libraries: ClassVar[tuple[str, ...]] = ("numpy", "onnxruntime")
+    tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime.quantization")
 
     def objection(self, passes: Sequence[base.PassRequest], *, has_calibration: bool) -> base.Objection | None:
         """What no graph could make right: a second pass, static quantization without data."""
@@ -46,7 +47,7 @@ class OnnxRuntime(base.Runtime):
         Raises:
             BurnishError: UnsupportedOpset.
         """
-        if refusal := self.too_new(*quantize.versions(model), image=image):
+        if refusal := self.too_new(*onnx_fields.versions(model), image=image):
             raise BurnishError(Reason.UnsupportedOpset, refusal)
 
     def too_new(self, opset: int, ir_version: int, *, image: base.ServingImage) -> str:

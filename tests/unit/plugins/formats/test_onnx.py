@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base, registry
 from burnish.plugins.files import LocalFiles
-from burnish.plugins.formats import _onnx_external, _onnx_graph
+from burnish.plugins.formats import _onnx_external
 
 Make = Callable[..., onnx.ModelProto]
 Save = Callable[[onnx.ModelProto], Path]
@@ -201,17 +198,6 @@ def test_versions_are_read_without_the_graph(make_cnn: Make, tmp_path: Path, ops
     model.opset_import.insert(0, onnx.OperatorSetIdProto(domain="ai.onnx.ml", version=3))
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     assert ONNX.versions(LocalFiles(tmp_path / "model.onnx")) == ONNX.versions(LocalFiles(tmp_path)) == (opset, ir_version)
-
-
-@given(st.binary(max_size=200))
-def test_versions_of_what_is_no_model_are_not_known(content: bytes) -> None:
-    found = _onnx_graph.declared_versions(io.BytesIO(content))
-    assert found is None or all(isinstance(number, int) for number in found)
-
-
-def test_versions_of_a_model_that_is_cut_are_not_known(make_cnn: Make) -> None:
-    whole = make_cnn().SerializeToString()
-    assert {_onnx_graph.declared_versions(io.BytesIO(whole[:length])) for length in range(len(whole) - 4)} == {None}
 
 
 @pytest.mark.parametrize(("opset", "word"), [(6, "newer opset"), (99, "older opset")])
