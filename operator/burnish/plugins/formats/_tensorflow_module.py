@@ -6,15 +6,17 @@ Everything that TensorFlow's formats share after they have a function in their h
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base
-from burnish.plugins.formats import _exported
+from burnish.plugins.formats import _exported, _onnx_graph
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,6 +89,7 @@ class NamedFunction:
         except Exception as error:  # of the tracing or the conversion, whatever it is
             raise _broken("TensorFlow does not bring the model to ONNX", error) from error
         _inline_constants(model, {inner.name: outer.numpy() for outer, inner in captures if outer.dtype != tf.resource})
+        number_names(model)
         raw = target.with_suffix(".tensorflow.onnx")
         onnx.save(model, raw)
         return _exported.finish(raw, self.inputs, target, image=image)
@@ -100,6 +103,35 @@ def _inline_constants(model: Any, constants: base.Arrays) -> None:
     model.graph.initializer.extend(numpy_helper.from_array(constants[value.name], value.name) for value in inputs)
     for value in inputs:
         model.graph.input.remove(value)
+
+
+def number_names(model: Any) -> None:
+    """Number the names that tf2onnx makes up (`new_shape__39`) by their place: it counts in the order of a set, so equal models would differ in bytes."""
+    kept = {value.name for value in (*model.graph.input, *model.graph.output)}
+    taken = {found[2] for name in kept if (found := _NUMBERED.fullmatch(name))}
+    fresh, numbers = (text for text in map(str, itertools.count(1)) if text not in taken), dict[str, str]()
+
+    def renamed(name: str) -> str:
+        found = _NUMBERED.fullmatch(name)
+        if found is None or name in kept:
+            return name
+        if found[2] not in numbers:
+            numbers[found[2]] = next(fresh)
+        return f"{found[1]}__{numbers[found[2]]}{found[3]}"
+
+    for graph in _onnx_graph.graphs(model):
+        for node in graph.node:
+            node.input[:] = map(renamed, node.input)
+            node.output[:] = map(renamed, node.output)
+            node.name = renamed(node.name)
+        if isinstance(graph, type(model.graph)):
+            for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+                value.name = renamed(value.name)
+        else:  # a function: its inputs and outputs are plain names
+            graph.input[:], graph.output[:] = map(renamed, graph.input), map(renamed, graph.output)
+
+
+_NUMBERED = re.compile(r"(.*)__(\d+)((?::\d+)?)", re.DOTALL)
 
 
 def declare(specs: Mapping[str, Any], declared: tuple[base.DeclaredInput, ...]) -> tuple[_exported.Input, ...]:

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from burnish.errors import BurnishError, Reason
 from burnish.plugins import base
-from burnish.plugins.formats import _exported, _torch_module
+from burnish.plugins.formats import _exported, _tensorflow_module, _torch_module
 from burnish.plugins.formats._exported import Input
 
 
@@ -73,3 +73,32 @@ def test_operators_without_a_translation_are_named() -> None:
         raise RuntimeError("no") from ValueError("No ONNX function found for <OpOverload(op='acme.frobnicate', overload='default')>")
     assert caught.value.reason is Reason.UnsupportedOperator
     assert "acme.frobnicate" in caught.value.message
+
+
+def made_up(first: int, second: int) -> onnx.ModelProto:
+    """As tf2onnx writes a graph: names that it made up end in a number, of a tensor `:0` follows; the body of an If has some too."""
+    scalar = [helper.make_tensor_value_info("then__7", TensorProto.FLOAT, None)]
+    body = helper.make_graph([helper.make_node("Identity", [f"shape__{second}"], ["then__7"])], "body", [], scalar)
+    nodes = [
+        helper.make_node("Reshape", ["image__1", f"shape__{first}"], [f"mul__{second}:0"], name=f"mul__{second}"),
+        helper.make_node("If", ["flag"], [f"block__{first}/out:0"], name="if", then_branch=body, else_branch=body),
+        helper.make_node("Add", [f"mul__{second}:0", f"block__{first}/out:0"], ["output"]),
+    ]
+    inputs = [helper.make_tensor_value_info("image__1", TensorProto.FLOAT, ["n", 4]), helper.make_tensor_value_info("flag", TensorProto.BOOL, [])]
+    outputs = [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["n", 4])]
+    weights = [helper.make_tensor(f"shape__{number}", TensorProto.INT64, [2], [-1, 4]) for number in (first, second)]
+    return helper.make_model(helper.make_graph(nodes, "g", inputs, outputs, weights))
+
+
+def test_names_that_tensorflows_exporter_makes_up_are_numbered_by_their_place() -> None:
+    one, other = made_up(39, 40), made_up(40, 38)
+    for model in (one, other):
+        _tensorflow_module.number_names(model)
+    reshape, branch, _ = one.graph.node
+    assert list(reshape.input) == ["image__1", "shape__2"]  # 1 is taken: clients know that name
+    assert (reshape.name, list(reshape.output)) == ("mul__3", ["mul__3:0"])
+    assert list(branch.output) == ["block__39/out:0"]  # the model's own
+    assert list(branch.attribute[0].g.node[0].input) == ["shape__3"]
+    assert [t.name for t in one.graph.initializer] == ["shape__2", "shape__3"]
+    branch.output[0] = other.graph.node[1].output[0] = one.graph.node[2].input[1] = other.graph.node[2].input[1] = "block"
+    assert one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
