@@ -271,10 +271,8 @@ def batch_orders() -> dict[str, Any]:
     return {"parts": parts, "all": bool((seen == np.arange(33)).all())}
 
 
-class Elsewhere(base.Team):
-    """PyTorch's `meta`: a device that computes shapes only, and as strict as a GPU about operators whose tensors are on several devices."""
-
-    device = "meta"
+ELSEWHERE = "meta"
+"""A device that computes shapes only, and as strict as a GPU about operators whose tensors are on several devices."""
 
 
 class OwnConstants(torch.nn.Module):
@@ -293,10 +291,10 @@ def captured() -> torch.nn.Module:
 def elsewhere(model: Any, distill: _training.FromOriginal | None = None) -> list[str]:
     """Devices of the loss, and of the gradients and weights after a step."""
     taught = lesson(answers=np.zeros((SAMPLES, CLASSES), np.float32))
-    _devices.move(model.module, Elsewhere.device)
+    _devices.move(model.module, ELSEWHERE)
     weights = [p for p in model.module.parameters() if p.requires_grad]
     optimizer = _training._optimizer(_training.TrainingOptions(), weights)
-    loss = _training._backward(model, taught, _training.objective(taught, distill, Elsewhere.device), np.arange(16), optimizer, Elsewhere())
+    loss = _training._backward(model, taught, _training.objective(taught, distill), np.arange(16), optimizer, base.Team(ELSEWHERE))
     optimizer.step()
     return sorted({str(t.device) for t in (loss, *weights, *(p.grad for p in weights))})
 
@@ -305,8 +303,8 @@ def back_again() -> dict[str, Any]:
     """A graph that was lent, and what it answers before, meanwhile and afterwards."""
     module, pictures = captured(), torch.from_numpy(data()[0][:4])
     before = module(pictures)
-    with _devices.lent(module, Elsewhere.device):
-        meanwhile = module(pictures.to(Elsewhere.device)).device
+    with _devices.lent(module, ELSEWHERE):
+        meanwhile = module(pictures.to(ELSEWHERE)).device
     return {"meanwhile": str(meanwhile), "same": torch.equal(before, module(pictures))}
 
 
@@ -318,12 +316,12 @@ class Stubborn(torch.nn.Module):
 
 
 def stubborn() -> object:
-    with _devices.lent(model := Stubborn(), Elsewhere.device):
-        return model(torch.zeros(3, device=Elsewhere.device))
+    with _devices.lent(model := Stubborn(), ELSEWHERE):
+        return model(torch.zeros(3, device=ELSEWHERE))
 
 
 def exhausted() -> object:
-    with _devices.lent(Stubborn(), Elsewhere.device):
+    with _devices.lent(Stubborn(), ELSEWHERE):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 

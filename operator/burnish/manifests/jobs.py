@@ -16,7 +16,7 @@ from burnish import names
 from burnish.api import requests
 from burnish.api.job_contract import JobRequest, ResolveRequest, StepName, step_folder
 from burnish.api.scalars import SUBDOMAIN_PATTERN, duration_seconds, quantity_bytes
-from burnish.api.v1alpha1.optimized_model import AcceleratorType, OptimizedModel, Target
+from burnish.api.v1alpha1.optimized_model import OptimizedModel, Target
 from burnish.errors import StepExit
 from burnish.manifests import pods, serving
 from burnish.manifests.settings import ContainerResources, Settings
@@ -123,7 +123,7 @@ def _training(model: OptimizedModel, target: Target, settings: Settings, store: 
         "volumeMounts": [*_scratch_mounts()[:1], {"name": "work", "mountPath": WORK, "readOnly": True}, *store.mounts],
     }
     trainer = _step(StepName.train, settings.images.optimizers[order.TRAINER], settings, settings.heavy)
-    if target.accelerator.type is AcceleratorType.GPU:
+    if target.accelerator.gpus:
         trainer["resources"] = pods.with_accelerator(trainer["resources"], target)
         trainer["volumeMounts"] += serving.shared_memory_mounts()  # through which NCCL's processes meet
     return [keeper, trainer]

@@ -10,7 +10,7 @@ from typing import Any
 
 from burnish import names
 from burnish.api.scalars import quantity_bytes, quantity_value
-from burnish.api.v1alpha1.optimized_model import AcceleratorType, OptimizedModel, Target
+from burnish.api.v1alpha1.optimized_model import OptimizedModel, Target
 from burnish.manifests.settings import ContainerResources, Settings
 
 Manifest = dict[str, Any]
@@ -78,7 +78,7 @@ def pod_defaults(settings: Settings, *, target: Target | None = None, pull_secre
 def _placement(target: Target) -> Manifest:
     accelerator, pods = target.accelerator, target.pods
     wanted = [{"key": label.name, "operator": "In", "values": [label.value]} for label in accelerator.node_labels]
-    if accelerator.type is AcceleratorType.GPU and accelerator.product is not None:
+    if accelerator.gpus and accelerator.product is not None:
         wanted.append({"key": GPU_PRODUCT_LABEL, "operator": "In", "values": [accelerator.product]})
     spec: Manifest = {}
     if wanted:
@@ -129,9 +129,9 @@ def triton_resources(target: Target) -> Manifest:
 
 def with_accelerator(resources: Manifest, target: Target) -> Manifest:
     """The same, and the GPUs of a target that asks for some."""
-    if target.accelerator.type is not AcceleratorType.GPU:
+    if not target.accelerator.gpus:
         return resources
-    asked = {target.accelerator.resource or GPU_RESOURCE: str(target.accelerator.count or 1)}
+    asked = {target.accelerator.resource or GPU_RESOURCE: str(target.accelerator.gpus)}
     return {side: {**amounts, **asked} for side, amounts in resources.items()}
 
 

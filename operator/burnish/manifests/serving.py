@@ -13,7 +13,7 @@ from typing import Any
 
 from burnish import names
 from burnish.api.scalars import quantity_bytes
-from burnish.api.v1alpha1.optimized_model import AcceleratorType, OptimizedModel, Target
+from burnish.api.v1alpha1.optimized_model import OptimizedModel, Target
 from burnish.api.v1alpha1.status import ArtifactStatus
 from burnish.manifests import pods
 from burnish.manifests.settings import ContainerResources, Settings
@@ -244,7 +244,7 @@ def environment(target: Target) -> list[Manifest]:
         {"name": "ORT_DISABLE_TELEMETRY", "value": "1"},
         {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"},
     ]
-    if target.accelerator.type is AcceleratorType.CPU:
+    if not target.accelerator.gpus:
         found.append({"name": "CUDA_VISIBLE_DEVICES", "value": ""})
     return found
 

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     try:
         work.folder(step).mkdir(parents=True, exist_ok=True)
-        if step is not StepName.stage and work.is_finished(step):
+        if work.is_finished(step):
             emit(f"{step.value}: done by an earlier attempt, whose work the store has")
             return StepExit.OK
         if options.job:

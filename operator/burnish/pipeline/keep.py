@@ -19,8 +19,9 @@ import stat
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from burnish.api import numbers
 from burnish.api.job_contract import Checkpoint, CheckpointRecord, ExportRecord, FinishedStep, PipelineRequest, Record, StepName, TrainRecord
@@ -53,11 +54,12 @@ def file_name(position: int) -> str:
 class Keeper:
     """Files the checkpoints and finished steps of one work directory as they come."""
 
-    def __init__(self, work: WorkDir, artifact_key: str, store: Store) -> None:
-        self._work, self._folder, self._key, self._store = work, work.folder(StepName.train) / CHECKPOINTS, artifact_key, store
-        record = store.get_record(CHECKPOINTS, artifact_key, CheckpointRecord)
+    def __init__(self, work: WorkDir, store: Store) -> None:
+        request = work.load_request()
+        self._work, self._folder, self._store = work, work.folder(StepName.train) / CHECKPOINTS, store
+        self._key, self._request = request.plan.artifact_key, request_digest(request)
+        record = store.get_record(CHECKPOINTS, self._key, CheckpointRecord)
         self._filed = {c.position: c for c in record.files} if record else {}
-        self._request = request_digest(work.load_request())
         self._finished = {s.step: s for s in record.steps} if record and record.request == self._request else {}
         self._tried: set[StepName] = set()
 
@@ -82,13 +84,14 @@ class Keeper:
                 continue
             self._tried.add(step)
             try:
-                tree = trees.hash_tree(self._work.folder(step), max_bytes=MAX_BYTES, leave_out=_NOT_NEEDED)
-                if step not in self._finished or self._finished[step].tree.digest != tree.digest:
-                    trees.copy_tree(self._store, self._work.folder(step), tree)
-                    self._finished[step] = FinishedStep(step=step, tree=tree)
-                    new.append(step)
+                tree = trees.put_tree(self._store, self._work.folder(step), max_bytes=MAX_BYTES, leave_out=_NOT_NEEDED)
             except BurnishError as error:
                 emit(f"what {step.value} left is not kept for another attempt: {error}", warning=True)
+                continue
+            finished = FinishedStep(step=step, tree=tree)
+            if self._finished.get(step) != finished:
+                self._finished[step] = finished
+                new.append(step)
         return new
 
     def _file_checkpoints(self) -> int:
@@ -134,14 +137,29 @@ def _described(path: Path) -> str | None:
     return f"sha256:{found}" if isinstance(found, str) else None
 
 
-def bring(work: WorkDir, artifact_key: str, store: Store) -> str | None:
-    """Put the checkpoints of an earlier attempt into the work directory; where they are, relative to it, or None where there are none.
+class Reached(NamedTuple):
+    """What an earlier attempt had reached, and `bring` put into the work directory."""
 
-    One that was swept or damaged is left out: then the work starts over.
+    checkpoints: str | None = None
+    """Their folder, relative to the work directory; None where there are none."""
+    finished: tuple[StepName, ...] = ()
+
+
+def bring(work: WorkDir, request: PipelineRequest, store: Store) -> Reached:
+    """Put what an earlier attempt at the same work had reached into the work directory.
+
+    What was swept or damaged is left out: then that starts over.
     """
-    record = store.get_record(CHECKPOINTS, artifact_key, CheckpointRecord)
+    record = store.get_record(CHECKPOINTS, request.plan.artifact_key, CheckpointRecord)
+    if record is None:
+        return Reached()
+    steps = record.steps if record.request == request_digest(request) else ()
+    return Reached(_bring_checkpoints(work, request.plan.artifact_key, record.files, store), _bring_finished(work, steps, store))
+
+
+def _bring_checkpoints(work: WorkDir, artifact_key: str, files: Sequence[Checkpoint], store: Store) -> str | None:
     target = work.folder(StepName.stage) / CHECKPOINTS
-    for found in record.files if record else ():
+    for found in files:
         path = target / file_name(found.position)
         try:
             target.mkdir(parents=True, exist_ok=True)
@@ -154,15 +172,9 @@ def bring(work: WorkDir, artifact_key: str, store: Store) -> str | None:
     return target.relative_to(work.root).as_posix() if target.is_dir() else None
 
 
-def bring_finished(work: WorkDir, artifact_key: str, store: Store) -> tuple[StepName, ...]:
-    """Put the folders of steps that an earlier attempt at the same request has finished into the work directory; which ones those are.
-
-    One that was swept or damaged, or that another release left, is left out, and what follows it: that is done again.
-    """
-    record = store.get_record(CHECKPOINTS, artifact_key, CheckpointRecord)
-    if record is None or record.request != request_digest(work.load_request()):
-        return ()
-    found = {finished.step: finished.tree for finished in record.steps}
+def _bring_finished(work: WorkDir, steps: Sequence[FinishedStep], store: Store) -> tuple[StepName, ...]:
+    """The folders of steps; one that another release left is left out too, and what follows it."""
+    found = {finished.step: finished.tree for finished in steps}
     brought: list[StepName] = []
     for step, kind in KEPT.items():
         if step not in found:
@@ -209,7 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
         last = ended.wait(POLL_S)
         try:
             if keeper is None:
-                keeper = Keeper(work, work.load_request().plan.artifact_key, store_options.open_from(options))
+                keeper = Keeper(work, store_options.open_from(options))
             if filed := keeper.file_new():
                 emit(f"filed {', '.join(filed)}")
             if last:

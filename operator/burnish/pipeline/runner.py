@@ -21,7 +21,7 @@ from burnish.api import requests
 from burnish.api.job_contract import Plan, ResolveRecord, Result, StepName, TargetPlan, Warned
 from burnish.api.scalars import duration_seconds, quantity_value
 from burnish.api.v1alpha1 import status as api
-from burnish.api.v1alpha1.optimized_model import AcceleratorType, OptimizedModel, Target
+from burnish.api.v1alpha1.optimized_model import OptimizedModel, Target
 from burnish.errors import BurnishError, ExitCode, Reason
 from burnish.pipeline import cpu_limit, machine, publish, status, turns
 from burnish.pipeline.ahead import plugin_of
@@ -176,7 +176,7 @@ class _Run:
 
     def _pipeline(self, target: Target, plan: TargetPlan, attempt: int) -> Result:
         assert self.resolved is not None  # noqa: S101
-        if target.accelerator.type is not AcceleratorType.CPU:
+        if target.accelerator.gpus:
             raise BurnishError(
                 Reason.ResourcesNotEnforceable,
                 f"target {target.name} asks for a GPU, and a run without a cluster measures on CPUs; apply the manifest to a cluster that has one",
@@ -195,7 +195,7 @@ class _Run:
                     deadline += self._measure(work, target, deadline)
                     continue
                 if step is StepName.train:
-                    keeper = self._keeper(work, target, plan)
+                    keeper = self._keeper(work)
                 with self._told(target.name, step):
                     process = ahead or processes.enter_context(self._process(work, target.name, step, deadline))
                     ahead = self._ahead(work, target.name, following, deadline, processes)
@@ -256,9 +256,9 @@ class _Run:
 
         return tell
 
-    def _keeper(self, work: WorkDir, target: Target, plan: TargetPlan) -> Keeper:
-        """What keeps checkpoints of a training step, which holds no credentials."""
-        return Keeper(work, plan.artifact_key, open_store(self.options.store, namespace=self.model.metadata.namespace))
+    def _keeper(self, work: WorkDir) -> Keeper:
+        """What keeps checkpoints and finished steps of one that trains, which holds no credentials."""
+        return Keeper(work, open_store(self.options.store, namespace=self.model.metadata.namespace))
 
     def _command(self, work: WorkDir, target: str, step: StepName) -> list[str]:
         """What runs a step, from its work directory alone."""

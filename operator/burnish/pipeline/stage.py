@@ -36,13 +36,14 @@ def run(work: WorkDir, store: Store) -> StageRecord:
         return (target / file_name).relative_to(work.root).as_posix()
 
     trains = StepName.train in steps
+    reached = keep.bring(work, request, store) if trains else keep.Reached()
     student = resolved.students.get(request.target.name) if trains else None
     staged = StageRecord(
         source=place(resolved.source, "source") if plan.plan is Plan.Build else "",
         calibration=place(resolved.calibration, "calibration") if resolved.calibration else None,
         evaluation=place(resolved.evaluation, "evaluation") if resolved.evaluation else None,
-        checkpoints=keep.bring(work, plan.artifact_key, store) if trains else None,
-        finished=keep.bring_finished(work, plan.artifact_key, store) if trains else (),
+        checkpoints=reached.checkpoints,
+        finished=reached.finished,
         training=place(resolved.training, "training") if resolved.training and trains else None,
         student=place(student.source, "student") if student else None,
     )

@@ -21,7 +21,6 @@ from typing import Any
 
 from burnish.api import numbers
 from burnish.api.job_contract import PipelineRequest, StepName
-from burnish.api.v1alpha1.optimized_model import AcceleratorType
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import no_network
 from burnish.pipeline.progress import DESCRIPTOR_VARIABLE, emit
@@ -37,7 +36,7 @@ _LAST_WORDS_S = 5.0
 
 def size_of(request: PipelineRequest) -> int:
     """How many processes train for a target."""
-    return request.target.accelerator.count or 1
+    return max(1, request.target.accelerator.gpus)
 
 
 def where(team: base.Team) -> str:
@@ -64,7 +63,8 @@ class _Member(base.Team):
     """One of several."""
 
     def __init__(self, rank: int, size: int, device: str) -> None:
-        self.rank, self.size, self.device = rank, size, device
+        super().__init__(device)
+        self.rank, self.size = rank, size
 
     def add(self, tensors: Sequence[Any]) -> None:
         import torch.distributed as dist
@@ -89,9 +89,7 @@ def gather(request: PipelineRequest, work: WorkDir) -> Iterator[base.Team]:
     size, rank = size_of(request), int(os.environ.get("RANK", "0"))
     device = _device(request, rank, size)
     if size == 1:
-        alone = base.Team()
-        alone.device = device
-        yield alone
+        yield base.Team(device)
         return
     with contextlib.ExitStack() as stack:
         if rank == 0:
@@ -110,7 +108,7 @@ def gather(request: PipelineRequest, work: WorkDir) -> Iterator[base.Team]:
 
 def _device(request: PipelineRequest, rank: int, size: int) -> str:
     """A GPU for each process where the target asks for them and PyTorch sees as many; else the CPUs, and the user is told."""
-    if request.target.accelerator.type is not AcceleratorType.GPU:
+    if not request.target.accelerator.gpus:
         return "cpu"
     import torch
 
@@ -130,9 +128,8 @@ def _meeting(device: str) -> dict[str, Any]:
     import torch
 
     os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
-    os.environ.setdefault(
-        "TORCH_NCCL_BLOCKING_WAIT", "1"
-    )  # one that is gone is an error after PATIENCE, which can be told, and not the end of this process
+    # One that is gone is an error after PATIENCE, which can be told, and not the end of this process.
+    os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
     return {"backend": "nccl", "device_id": torch.device(device)}
 
 

@@ -363,8 +363,10 @@ class Team:
 
     rank = 0
     size = 1
-    device = "cpu"
-    """Where this process trains, as PyTorch names it: `cuda:1`."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        """`device`: where this process trains, as PyTorch names it (`cuda:1`)."""
+        self.device = device
 
     def add(self, tensors: Sequence[Any]) -> None:
         """Make each tensor the sum of all processes' own."""

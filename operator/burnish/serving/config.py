@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from burnish.api.job_contract import ArtifactConfig, ResolvedInput
 from burnish.api.scalars import duration_seconds
-from burnish.api.v1alpha1.optimized_model import AcceleratorType, DynamicBatching, Load, Target
+from burnish.api.v1alpha1.optimized_model import DynamicBatching, Load, Target
 from burnish.plugins import registry
 from burnish.plugins.base import DataType, Tensor
 from burnish.serving.text_format import Enum, Message, Value, render
@@ -72,7 +72,7 @@ def options_of(target: Target, loads: Sequence[Load], batching: DynamicBatching 
         is_dynamic=batching is not None,
         preferred_batch_sizes=tuple(batching.preferred_batch_sizes) if batching else (),
         max_queue_delay_us=round(duration_seconds(batching.max_queue_delay) * 1e6) if batching and batching.max_queue_delay else 0,
-        gpus=(target.accelerator.count or 1) if target.accelerator.type is AcceleratorType.GPU else 0,
+        gpus=target.accelerator.gpus,
     )
 
 

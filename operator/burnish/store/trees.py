@@ -102,13 +102,15 @@ def _single(path: Path, max_bytes: int) -> tuple[Path, list[files.Entry]]:
     return path.parent, [files.Entry(path.name, size)]
 
 
-def put_tree(store: Store, path: Path, *, max_bytes: int = files.MAX_BYTES, max_files: int = files.MAX_FILES) -> TreeRef:
+def put_tree(
+    store: Store, path: Path, *, max_bytes: int = files.MAX_BYTES, max_files: int = files.MAX_FILES, leave_out: Sequence[str] = ()
+) -> TreeRef:
     """Store the file or directory at `path`.
 
     Raises:
         BurnishError: as `hash_tree` and `copy_tree`.
     """
-    tree = hash_tree(path, max_bytes=max_bytes, max_files=max_files)
+    tree = hash_tree(path, max_bytes=max_bytes, max_files=max_files, leave_out=leave_out)
     copy_tree(store, path, tree)
     return tree
 

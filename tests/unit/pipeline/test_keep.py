@@ -36,15 +36,15 @@ from burnish.store.store import Store, open_store
 KEY = "a" * 64
 
 
-def request() -> PipelineRequest:
-    """Of a target whose artifact key is KEY."""
+def request(key: str = KEY) -> PipelineRequest:
+    """Of a target with this artifact key."""
     spec = {"source": {"uri": "s3://models/m.onnx"}, "targets": [{"name": "cpu", "runtime": "ONNXRuntime"}]}
     model = OptimizedModel.model_validate({"metadata": {"name": "m"}, "spec": spec})
     hardware = HardwareClass(architecture="x86-64", vendor="AuthenticAMD", isa=())
     asked = requests.resolve_request(model, base="", hardware_class=hardware, serving_image="local-cpu")
     digest = f"sha256:{'c' * 64}"
     source = SourceRecord(uri="s3://models/m.onnx", tree=TreeRef(digest=digest, is_directory=False, files=()), fetched_at="")
-    plan = TargetPlan(target="cpu", plan=Plan.Build, artifact_key=KEY, artifact=Lookup.Miss, measurement=Lookup.Miss)
+    plan = TargetPlan(target="cpu", plan=Plan.Build, artifact_key=key, artifact=Lookup.Miss, measurement=Lookup.Miss)
     return requests.pipeline_request(asked, ResolveRecord(source=source, targets=(plan,)), model.spec.targets[0], plan, hardware_class=hardware)
 
 
@@ -81,7 +81,7 @@ def filed(store: Store) -> dict[int, bytes]:
 
 
 def test_each_checkpoint_is_filed_once_and_replaced_by_the_next_of_its_pass(work: WorkDir, store: Store) -> None:
-    keeper = keep.Keeper(work, KEY, store)
+    keeper = keep.Keeper(work, store)
     assert keeper.file_new() == []
     leave(work, b"first")
     assert (keeper.file_new(), keeper.file_new()) == (["1 checkpoint"], [])
@@ -89,7 +89,7 @@ def test_each_checkpoint_is_filed_once_and_replaced_by_the_next_of_its_pass(work
     leave(work, b"other", 1)
     assert keeper.file_new() == ["2 checkpoints"]
     assert filed(store) == {0: b"second", 1: b"other"}
-    assert keep.Keeper(work, KEY, store).file_new() == []  # another process knows it too
+    assert keep.Keeper(work, store).file_new() == []  # another process knows it too
 
 
 def test_what_is_half_written_or_no_file_of_its_own_is_left_out(work: WorkDir, store: Store, tmp_path: Path) -> None:
@@ -103,26 +103,26 @@ def test_what_is_half_written_or_no_file_of_its_own_is_left_out(work: WorkDir, s
     target = described.rename(tmp_path / "described")
     described.symlink_to(target)
     leave(work, b"content", 3).with_suffix(".json").write_text("[1")
-    assert keep.Keeper(work, KEY, store).file_new() == []
+    assert keep.Keeper(work, store).file_new() == []
     assert filed(store) == {}
 
 
 def test_checkpoint_larger_than_the_cap_is_left_out(work: WorkDir, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keep, "MAX_BYTES", 3)
     leave(work, b"large")
-    assert keep.Keeper(work, KEY, store).file_new() == []
+    assert keep.Keeper(work, store).file_new() == []
 
 
 def test_what_was_filed_comes_back_and_is_forgotten_when_the_work_is_done(work: WorkDir, store: Store, tmp_path: Path) -> None:
     leave(work, b"state")
-    keep.Keeper(work, KEY, store).file_new()
+    keep.Keeper(work, store).file_new()
     later = begun(tmp_path / "later")
-    assert keep.bring(later, KEY, store) == "steps/01-stage/checkpoints"
+    assert keep.bring(later, request(), store).checkpoints == "steps/01-stage/checkpoints"
     assert (later.folder(StepName.stage) / "checkpoints/pass-00.pt").read_bytes() == b"state"
-    assert keep.bring(begun(tmp_path / "else"), "b" * 64, store) is None  # other work
+    assert keep.bring(begun(tmp_path / "else"), request("b" * 64), store).checkpoints is None  # other work
     keep.forget(KEY, store)
     assert filed(store) == {}
-    assert keep.bring(begun(tmp_path / "last"), KEY, store) is None
+    assert keep.bring(begun(tmp_path / "last"), request(), store).checkpoints is None
 
 
 @pytest.mark.parametrize("is_published", [False, True])
@@ -167,8 +167,12 @@ def files(folder: Path, *names: str) -> dict[str, bytes]:
     }
 
 
+def brought(work: WorkDir, store: Store) -> tuple[StepName, ...]:
+    return keep.bring(work, work.load_request(), store).finished
+
+
 def test_finished_step_comes_back_for_the_same_request(work: WorkDir, store: Store, tmp_path: Path) -> None:
-    keeper = keep.Keeper(work, KEY, store)
+    keeper = keep.Keeper(work, store)
     assert keeper.file_new() == []
     left = export(work)
     leave(work, b"state")
@@ -176,20 +180,20 @@ def test_finished_step_comes_back_for_the_same_request(work: WorkDir, store: Sto
     asked = request()
     again = asked.resolved.model_copy(update={"source": asked.resolved.source.model_copy(update={"fetched_at": "later"})})
     later = begun(tmp_path / "later", asked.model_copy(update={"generation": asked.generation + 1, "resolved": again}))
-    assert keep.bring_finished(later, KEY, store) == (StepName.export,)
+    assert brought(later, store) == (StepName.export,)
     assert files(later.folder(StepName.export)) == left
     later.save(StepName.stage, StageRecord(source="", finished=(StepName.export,)))
     assert [later.is_finished(step) for step in (StepName.export, StepName.train)] == [True, False]
-    assert keep.Keeper(later, KEY, store).file_new() == []  # it is filed
+    assert keep.Keeper(later, store).file_new() == []  # it is filed
     assert filed(store) == {0: b"state"}
 
 
 def test_finished_step_of_another_request_or_a_damaged_one_is_done_again(work: WorkDir, store: Store, tmp_path: Path) -> None:
     export(work)
-    keep.Keeper(work, KEY, store).file_new()
+    keep.Keeper(work, store).file_new()
     asked = request()
     other = begun(tmp_path / "other", asked.model_copy(update={"measurement": asked.measurement.model_copy(update={"timeout": "7m"})}))
-    assert keep.bring_finished(other, KEY, store) == ()  # other evaluation data, for example, gives the same artifact and another export
+    assert brought(other, store) == ()  # other evaluation data, for example, gives the same artifact and another export
     record = store.get_record(keep.CHECKPOINTS, KEY, CheckpointRecord)
     assert record is not None
     (blob,) = (f.digest for f in record.steps[0].tree.files if f.path == "model.onnx")
@@ -197,17 +201,17 @@ def test_finished_step_of_another_request_or_a_damaged_one_is_done_again(work: W
     path.unlink()
     path.write_bytes(b"else")
     damaged = begun(tmp_path / "damaged")
-    assert keep.bring_finished(damaged, KEY, store) == ()
+    assert brought(damaged, store) == ()
     assert list(damaged.folder(StepName.export).iterdir()) == []
     keep.forget(KEY, store)
-    assert keep.bring_finished(begun(tmp_path / "forgotten"), KEY, store) == ()
+    assert brought(begun(tmp_path / "forgotten"), store) == ()
 
 
 def test_record_of_another_release_is_done_again(work: WorkDir, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export(work)
     (work.folder(StepName.export) / "record.json").write_text('{"apiVersion": "old"}')
-    keep.Keeper(work, KEY, store).file_new()
-    assert keep.bring_finished(begun(tmp_path / "later"), KEY, store) == ()
+    keep.Keeper(work, store).file_new()
+    assert brought(begun(tmp_path / "later"), store) == ()
     assert "export" in capsys.readouterr().err
 
 
@@ -218,7 +222,7 @@ def test_step_with_a_link_in_it_is_not_filed_and_checkpoints_are(
     export(work)
     (work.folder(StepName.export) / "reference/1.npz").symlink_to(tmp_path / "secret")
     leave(work, b"state")
-    assert keep.Keeper(work, KEY, store).file_new() == ["1 checkpoint"]
+    assert keep.Keeper(work, store).file_new() == ["1 checkpoint"]
     assert "what export left is not kept" in capsys.readouterr().err
     record = store.get_record(keep.CHECKPOINTS, KEY, CheckpointRecord)
     assert record is not None and not record.steps

@@ -441,6 +441,11 @@ class Accelerator(ApiModel):
                     raise FieldError(field, "belongs to type: GPU, but type is CPU; remove it or change type")
         return self
 
+    @property
+    def gpus(self) -> int:
+        """How many are asked for; 0 for a target of CPUs."""
+        return (self.count or 1) if self.type is AcceleratorType.GPU else 0
+
 
 class TolerationOperator(StrEnum):
     """How a toleration matches."""

@@ -184,7 +184,7 @@ def _epoch(named: Any, part: Part, bench: base.Bench, optimizer: Any, epoch: int
     """One time through the data; the mean loss."""
     options, lesson = part.options, bench.lesson
     assert lesson is not None  # noqa: S101  # `train` asked
-    loss_of, keep_zeros = objective(lesson, options.distill, bench.team.device), _zeros(named.module)
+    loss_of, keep_zeros = objective(lesson, options.distill), _zeros(named.module)
     total = 0.0
     for step, indices in enumerate(batches(len(lesson), options.batch_size, _seed(options.seed, part.first + epoch))):
         for group in optimizer.param_groups:
@@ -282,8 +282,8 @@ def _optimizer(options: TrainingOptions, parameters: list[Any]) -> Any:
     return getattr(torch.optim, options.optimizer.value)(parameters, lr=rate)
 
 
-def objective(lesson: base.Lesson, distill: FromOriginal | None, device: str = "cpu") -> Callable[[Any, np.ndarray], Any]:
-    """The loss of an output on `device` against the lesson: cross entropy of classes, else the mean squared error; see `FromOriginal` for both together.
+def objective(lesson: base.Lesson, distill: FromOriginal | None) -> Callable[[Any, np.ndarray], Any]:
+    """The loss of an output, on its device, against the lesson: cross entropy of classes, else the mean squared error; see `FromOriginal` for both together.
 
     The soft loss of classes is the Kullback-Leibler divergence of the softened answers, times the squared temperature so that its gradients keep their size.
     """
@@ -300,13 +300,13 @@ def objective(lesson: base.Lesson, distill: FromOriginal | None, device: str = "
         return flat.clamp_min(1e-12).log() if lesson.holds_probabilities else flat
 
     def hard(output: Any, indices: np.ndarray) -> Any:
-        wanted = labels[indices].to(device)
+        wanted = labels[indices].to(output.device)
         if lesson.is_classification:
             return functional.cross_entropy(scores(output), wanted.long().flatten())
         return functional.mse_loss(output.float(), wanted.float().reshape(output.shape))
 
     def soft(output: Any, indices: np.ndarray) -> Any:
-        wanted = answers[indices].to(device)
+        wanted = answers[indices].to(output.device)
         if not lesson.is_classification:
             return functional.mse_loss(output.float(), wanted.float().reshape(output.shape))
         ours, theirs = scores(output) / temperature, scores(wanted) / temperature
