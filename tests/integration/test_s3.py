@@ -13,6 +13,8 @@ from typing import Any
 
 import onnx
 import pytest
+import trustme
+from tests.integration.fetching import fetched
 
 from burnish.api.job_contract import ArtifactRef, FileRef, SourceRecord, TreeRef
 from burnish.cli.main import main
@@ -57,6 +59,26 @@ def environment(server: Credentials, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def store(server: Credentials, request: pytest.FixtureRequest) -> Store:
     return open_store(f"s3://bucket/{request.node.name.partition('[')[0]}", access=server)
+
+
+def test_server_with_a_certificate_of_our_own_authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As MinIO in a company has one."""
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    source = tmp_path / "model.bin"
+    source.write_bytes(CONTENT)
+    with s3_server.running(tmp_path / "server", trustme.CA()) as trusting:
+        s3_server.make_bucket(trusting, "bucket")
+        tree = trees.put_tree(open_store("s3://bucket/x", access=trusting), source)
+        unknowing = dataclasses.replace(trusting, authority="")
+        for action in (Store.ensure_writable, lambda store: trees.has_tree(store, tree)):
+            with pytest.raises(BurnishError, match=r"certificate is not trusted; put its authority.* key ca\.crt") as raised:
+                action(open_store("s3://bucket/x", access=unknowing))
+            assert raised.value.reason in (Reason.StoreNotWritable, Reason.StoreNotReadable)
+        with pytest.raises(BurnishError, match=r"certificate is not trusted") as raised:
+            fetched("s3://bucket/x/oci-layout", open_store(tmp_path / "store"), access=fetch.Access(credentials=unknowing))
+        assert raised.value.reason is Reason.SourceUnavailable
+        monkeypatch.setenv("SSL_CERT_FILE", trusting.authority)
+        assert trees.has_tree(open_store("s3://bucket/x", access=unknowing), tree)
 
 
 def _record(number: int = 0) -> SourceRecord:

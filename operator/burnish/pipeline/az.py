@@ -92,8 +92,7 @@ class Container:
     """Of the source, for messages."""
     name: str
     account: Account
-    clock: https.Clock
-    is_private_allowed: bool = True
+    transport: https.Transport
 
     def find(self, path: str, *, max_bytes: int, max_files: int) -> RemoteFiles:
         """The blob of that name, or those below it; of more than `max_files` some.
@@ -131,7 +130,7 @@ class Container:
         place = self.account.place(f"{self.name}/{path}", {})
         headers = functools.partial(self.account.headers, "HEAD", place, "")
         with self._told():
-            return https.look(place, clock=self.clock, headers=headers, is_private_allowed=self.is_private_allowed)
+            return https.look(place, transport=self.transport, headers=headers)
 
     def _list(self, query: Mapping[str, str]) -> ElementTree.Element:
         body = b"".join(chunk for chunk, _ in self._get(self.name, query, "", _MAX_LISTING_BYTES))
@@ -146,9 +145,7 @@ class Container:
         place = self.account.place(path, query)
         headers = functools.partial(self.account.headers, "GET", place, etag)
         with self._told():
-            yield from https.download(
-                place, max_bytes=max_bytes, clock=self.clock, headers=headers, is_pinned=bool(etag), is_private_allowed=self.is_private_allowed
-            )
+            yield from https.download(place, max_bytes=max_bytes, transport=self.transport, headers=headers, is_pinned=bool(etag))
 
     def _strange(self) -> BurnishError:
         return BurnishError(Reason.SourceUnavailable, f"the answer about {self.uri} is none of Azure's; check AZURE_STORAGE_SERVICE_ENDPOINT")

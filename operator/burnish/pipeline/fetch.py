@@ -249,13 +249,10 @@ def _fetch_remote(uri: str, store: Store, digest: str | None, refresh: str | Non
 
 
 def _download_https(uri: str, store: Store, digest: str | None, limits: FetchLimits, progress: Progress, access: Access) -> TreeRef:
-    clock = https.Clock(limits.total_seconds, limits.idle_seconds)
     token = access.credentials.token if access.credentials is not None and access.credentials.covers(uri) else ""
     progress(f"fetching {scrub(uri)}")
     with store.scratch() as scratch:
-        chunks = https.download(
-            uri, max_bytes=limits.max_bytes, clock=clock, headers=https.bearer(token), is_private_allowed=access.has_private_addresses
-        )
+        chunks = https.download(uri, max_bytes=limits.max_bytes, transport=_transport(limits, access), headers=https.bearer(token))
         for chunk, announced in chunks:
             scratch.write(chunk)
             if announced:
@@ -269,8 +266,7 @@ def _download_hub(
     uri: str, wanted: hub.Repository, store: Store, digest: str | None, limits: FetchLimits, progress: Progress, access: Access
 ) -> TreeRef:
     keys = _keys_for(uri, access)
-    clock = https.Clock(limits.total_seconds, limits.idle_seconds)
-    place = hub.Hub(clock, (keys.hub or hub.HUB).rstrip("/"), keys.token, access.has_private_addresses)
+    place = hub.Hub(_transport(limits, access), (keys.hub or hub.HUB).rstrip("/"), keys.token)
     return _download_found(uri, place.find(uri, wanted, max_bytes=limits.max_bytes), store, digest, limits, progress)
 
 
@@ -279,8 +275,7 @@ def _download_gs(
 ) -> TreeRef:
     keys = _keys_for(uri, access)
     keys = keys if access.credentials is not None else credentials.with_google_file(keys)
-    clock = https.Clock(limits.total_seconds, limits.idle_seconds)
-    account = gs.ServiceAccount(keys.google_key, clock, access.has_private_addresses)
+    account = gs.ServiceAccount(keys.google_key, _transport(limits, access))
     bucket = gs.Bucket(uri, where[0], account, _endpoint(keys.google_endpoint, "STORAGE_EMULATOR_HOST") or gs.ENDPOINT)
     return _download_found(uri, bucket.find(where[1], max_bytes=limits.max_bytes, max_files=limits.max_files), store, digest, limits, progress)
 
@@ -291,8 +286,7 @@ def _download_az(
     keys = _keys_for(uri, access)
     endpoint = _endpoint(keys.azure_endpoint, "AZURE_STORAGE_SERVICE_ENDPOINT")
     account = az.Account(keys.azure_account, keys.azure_key, keys.azure_sas, endpoint)
-    clock = https.Clock(limits.total_seconds, limits.idle_seconds)
-    container = az.Container(uri, where[0], account, clock, access.has_private_addresses)
+    container = az.Container(uri, where[0], account, _transport(limits, access))
     return _download_found(uri, container.find(where[1], max_bytes=limits.max_bytes, max_files=limits.max_files), store, digest, limits, progress)
 
 
@@ -326,6 +320,13 @@ def _download_found(uri: str, found: RemoteFiles, store: Store, digest: str | No
             refs.append(FileRef(path=path, digest=store.publish_blob(scratch), size=scratch.size))
             done += scratch.size
     return _tree_of(uri, refs, digest, is_directory=found.is_directory)
+
+
+def _transport(limits: FetchLimits, access: Access) -> https.Transport:
+    """A user at a terminal names further authorities in SSL_CERT_FILE."""
+    clock = https.Clock(limits.total_seconds, limits.idle_seconds)
+    authority = access.credentials.authority if access.credentials is not None else ""
+    return https.Transport(clock, access.has_private_addresses, authority)
 
 
 def _keys_for(uri: str, access: Access) -> Credentials:

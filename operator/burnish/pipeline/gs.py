@@ -39,8 +39,7 @@ class ServiceAccount:
 
     key: str = dataclasses.field(repr=False)
     """The JSON text; empty: nobody, who reads what is public."""
-    clock: https.Clock
-    is_private_allowed: bool = True
+    transport: https.Transport
     _token: str = dataclasses.field(default="", repr=False)
     _since: float = 0.0
 
@@ -59,7 +58,7 @@ class ServiceAccount:
         told = _checked_key(self.key)
         form = urlencode({"grant_type": _GRANT, "assertion": _signed_claim(told)}).encode()
         try:
-            answer = https.post(told["token_uri"], form, clock=self.clock, is_private_allowed=self.is_private_allowed)
+            answer = https.post(told["token_uri"], form, transport=self.transport)
             return str(json.loads(answer)["access_token"])
         except BurnishError as error:
             if error.reason is not Reason.SourceForbidden:
@@ -177,14 +176,7 @@ class Bucket:
 
     def _get(self, place: str, max_bytes: int, *, is_pinned: bool) -> Pieces:
         account = self.account
-        return https.download(
-            place,
-            max_bytes=max_bytes,
-            clock=account.clock,
-            headers=account.headers,
-            is_pinned=is_pinned,
-            is_private_allowed=account.is_private_allowed,
-        )
+        return https.download(place, max_bytes=max_bytes, transport=account.transport, headers=account.headers, is_pinned=is_pinned)
 
     def _strange(self) -> BurnishError:
         return BurnishError(Reason.SourceUnavailable, f"the answer about {self.uri} is none of Google's; check STORAGE_EMULATOR_HOST")

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 import burnish
 from burnish.api.uris import scrub
 from burnish.errors import BurnishError, Reason
+from burnish.store import credentials
 
 MAX_REDIRECTS = 5
 _CHUNK_BYTES = 2**20
@@ -69,6 +70,17 @@ class Clock:
         if left <= 0:
             raise TimeoutError
         return min(left, self.idle_seconds)
+
+
+@dataclass(frozen=True)
+class Transport:
+    """How servers are reached."""
+
+    clock: Clock
+    is_private_allowed: bool = True
+    """Loopback, link-local and private addresses may be connected to."""
+    authority: str = ""
+    """A file of certificates in PEM that are trusted beside the system's (or SSL_CERT_FILE's)."""
 
 
 class _OnlyHttps(urllib.request.HTTPRedirectHandler):
@@ -119,23 +131,25 @@ def _check_redirect(name: str, target: str) -> None:
         raise BurnishError(Reason.UnsafeSource, f"{name} redirects to {scrub(target)}; only redirects to https: without credentials are followed")
 
 
-def _context(clock: Clock) -> ssl.SSLContext:
+def _context(transport: Transport) -> ssl.SSLContext:
     class TimedSocket(ssl.SSLSocket):
         def recv_into(self, *args: Any, **kwargs: Any) -> int:
-            self.settimeout(clock.next_wait())
+            self.settimeout(transport.clock.next_wait())
             self.suppress_ragged_eofs = False  # a connection that breaks is not the end of the body
             return super().recv_into(*args, **kwargs)
 
-    context = ssl.create_default_context()  # the system's certificates, or SSL_CERT_FILE's
+    context = ssl.create_default_context()
+    if transport.authority:
+        context.load_verify_locations(transport.authority)
     context.sslsocket_class = TimedSocket
     return context
 
 
-def _opener(clock: Clock, *, is_private_allowed: bool) -> urllib.request.OpenerDirector:
+def _opener(transport: Transport) -> urllib.request.OpenerDirector:
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
-        _HttpsHandler(_context(clock), http.client.HTTPSConnection if is_private_allowed else _PublicConnection),
+        _HttpsHandler(_context(transport), http.client.HTTPSConnection if transport.is_private_allowed else _PublicConnection),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         _OnlyHttps(),
@@ -146,25 +160,24 @@ def _opener(clock: Clock, *, is_private_allowed: bool) -> urllib.request.OpenerD
 
 
 def download(
-    uri: str, *, max_bytes: int, clock: Clock, headers: Headers = _NOBODY, is_pinned: bool = False, is_private_allowed: bool = True
-) -> Iterator[tuple[bytes, int | None]]:  # fmt: skip
+    uri: str, *, max_bytes: int, transport: Transport, headers: Headers = _NOBODY, is_pinned: bool = False
+) -> Iterator[tuple[bytes, int | None]]:
     """Yield the body in pieces, each with the announced length where there is one. What is cut off is resumed, if it is still the same file.
 
     Args:
         uri: https.
         max_bytes: most that is accepted.
-        clock: when it has to be over.
+        transport: how it is reached, and when it has to be over.
         headers: what the URI's own host is sent, and no other.
         is_pinned: the URI or the headers name one version, so what is cut off needs no ETag to be resumed.
-        is_private_allowed: whether loopback, link-local and private addresses may be connected to.
 
     Raises:
         BurnishError: SourceNotFound (404, 410), SourceForbidden (401, 403), SourceUnavailable (other answers, no connection, TLS), SourceTimeout,
             SourceTooLarge (more than `max_bytes`, or than announced), SourceIncomplete (less than announced, cut off, or another version: 412),
             UnsafeSource (a redirect to anything but https, or a private address), InvalidManifest (no URI that can be asked for).
     """
-    name = scrub(uri)
-    opener = _opener(clock, is_private_allowed=is_private_allowed)
+    name, clock = scrub(uri), transport.clock
+    opener = _opener(transport)
     received, validator, useless = 0, "", 0
     with _naming_faults(name, clock):
         while True:
@@ -189,26 +202,27 @@ def download(
                     raise
 
 
-def look(uri: str, *, clock: Clock, headers: Headers = _NOBODY, is_private_allowed: bool = True) -> Message:
+def look(uri: str, *, transport: Transport, headers: Headers = _NOBODY) -> Message:
     """The headers of the answer to HEAD.
 
     Raises:
         BurnishError: as `download`.
     """
     request = _request(uri, headers, method="HEAD")
-    with _naming_faults(scrub(uri), clock), _opener(clock, is_private_allowed=is_private_allowed).open(request, timeout=clock.next_wait()) as answer:
+    clock = transport.clock
+    with _naming_faults(scrub(uri), clock), _opener(transport).open(request, timeout=clock.next_wait()) as answer:
         return answer.headers  # type: ignore[no-any-return]
 
 
-def post(uri: str, form: bytes, *, clock: Clock, is_private_allowed: bool = True) -> bytes:
+def post(uri: str, form: bytes, *, transport: Transport) -> bytes:
     """The answer to a form, 64 KiB of it at most.
 
     Raises:
         BurnishError: as `download`; SourceForbidden also for an answer of 400, which is what OAuth refuses with (RFC 6749, 5.2).
     """
     request = _request(uri, lambda _: {"Content-Type": "application/x-www-form-urlencoded"}, method="POST", data=form)
-    opener = _opener(clock, is_private_allowed=is_private_allowed)
-    with _naming_faults(scrub(uri), clock, refusals={400}), opener.open(request, timeout=clock.next_wait()) as answer:
+    clock = transport.clock
+    with _naming_faults(scrub(uri), clock, refusals={400}), _opener(transport).open(request, timeout=clock.next_wait()) as answer:
         return bytes(answer.read(_MAX_ANSWER_BYTES))
 
 
@@ -308,7 +322,7 @@ def _raise_for_cause(cause: object, name: str, clock: Clock) -> NoReturn:
     if isinstance(cause, ssl.SSLCertVerificationError):
         raise BurnishError(
             Reason.SourceUnavailable,
-            f"the certificate of {name} is not trusted ({cause.verify_message}); name a file with its authority in SSL_CERT_FILE",
+            f"the certificate of {name} is not trusted ({cause.verify_message}); {credentials.AUTHORITY_CURE}",
         ) from None
     why = (getattr(cause, "strerror", None) or type(cause).__name__) if isinstance(cause, BaseException) else "no connection"
     raise BurnishError(Reason.SourceUnavailable, f"can't reach {name} ({why}); check the address and the network, and try again") from None

@@ -59,10 +59,9 @@ class Listing:
 class Hub:
     """A Hub, as it may be asked."""
 
-    clock: https.Clock
+    transport: https.Transport
     endpoint: str = HUB
     token: str = dataclasses.field(default="", repr=False)
-    is_private_allowed: bool = True
 
     def find(self, uri: str, wanted: Repository, *, max_bytes: int) -> RemoteFiles:
         """What is there.
@@ -102,9 +101,7 @@ class Hub:
 
     def _get(self, uri: str, place: str, max_bytes: int) -> Pieces:
         try:
-            yield from https.download(
-                place, max_bytes=max_bytes, clock=self.clock, headers=https.bearer(self.token), is_private_allowed=self.is_private_allowed
-            )
+            yield from https.download(place, max_bytes=max_bytes, transport=self.transport, headers=https.bearer(self.token))
         except BurnishError as error:
             if error.reason is Reason.SourceForbidden:  # the Hub says so of what isn't there, too
                 cure = (

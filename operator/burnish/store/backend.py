@@ -86,7 +86,13 @@ def _cure(where: str, verb: str) -> str:
     return f"it has to be a directory that you may {verb}, or name another store"
 
 
+class UntrustedError(OSError):
+    """A server's certificate is of no authority that is known; the words are ours, and hold the cure."""
+
+
 def _why(error: OSError) -> str:
+    if isinstance(error, UntrustedError):
+        return str(error.strerror)
     return os.strerror(error.errno) if error.errno else type(error).__name__
 
 

@@ -21,6 +21,9 @@ SOURCE_VARIABLES = ("HF_TOKEN", HUB, *GOOGLE, *AZURE)
 """Of a user's environment, beside `KEYS`; only what fetches sources gets them."""
 URI_PREFIX = "uriPrefix"
 TOKEN = "token"  # noqa: S105  # a key's name
+AUTHORITY = "ca.crt"
+"""Kubernetes' usual name for it."""
+AUTHORITY_CURE = f"put its authority's certificate (PEM) into the Secret, under the key {AUTHORITY}; at a terminal name the file in SSL_CERT_FILE"
 _ALL = (*KEYS, HUB, URI_PREFIX, TOKEN, *GOOGLE, *AZURE)
 _MAX_BYTES = 64 * 1024
 
@@ -47,6 +50,8 @@ class Credentials:
     azure_sas: str = dataclasses.field(default="", repr=False)
     azure_endpoint: str = ""
     """URLs of what speaks Google's or Azure's interface; empty = theirs."""
+    authority: str = ""
+    """Path of a file of certificates (PEM) that are trusted beside the system's."""
     uri_prefix: str = ""
     """The URIs that these may be sent to; empty = any."""
 
@@ -64,9 +69,9 @@ def read_secret(directory: Path, *, field: str) -> Credentials:
         field: the manifest's field that names it, for messages.
 
     Raises:
-        BurnishError: SecretNotFound, where there is nothing.
+        BurnishError: SecretNotFound, where there is nothing, or no certificate where one should be.
     """
-    found = [name for name in _ALL if (directory / name).is_file()]
+    found = [name for name in (*_ALL, AUTHORITY) if (directory / name).is_file()]
     if not found:
         raise BurnishError(
             Reason.SecretNotFound,
@@ -75,7 +80,11 @@ def read_secret(directory: Path, *, field: str) -> Credentials:
             "--from-literal=AWS_ENDPOINT_URL=...)",
             field=field,
         )
-    return _build(lambda name: (directory / name).read_bytes()[:_MAX_BYTES].decode(errors="replace").strip() if name in found else "")
+    built = _build(lambda name: (directory / name).read_bytes()[:_MAX_BYTES].decode(errors="replace").strip() if name in found else "")
+    if AUTHORITY not in found:
+        return built
+    _check_authority(directory / AUTHORITY, field)
+    return dataclasses.replace(built, authority=str(directory / AUTHORITY))
 
 
 def read_environment() -> Credentials:
@@ -98,6 +107,17 @@ def with_google_file(found: Credentials) -> Credentials:
         why = getattr(error, "strerror", None) or type(error).__name__
         raise BurnishError(Reason.SourceForbidden, f"the file that {GOOGLE[0]} names can't be read ({why}); correct the variable") from None
     return dataclasses.replace(found, google_key=content.decode(errors="replace"))
+
+
+def _check_authority(path: Path, field: str) -> None:
+    import ssl  # only here: most processes talk to nobody
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        raise BurnishError(
+            Reason.SecretNotFound, f"the Secret's key {AUTHORITY} holds no certificate in PEM (-----BEGIN CERTIFICATE-----); correct it", field=field
+        ) from None
 
 
 def _build(value: Callable[[str], str]) -> Credentials:

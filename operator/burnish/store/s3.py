@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import ssl
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from burnish.errors import BurnishError, Reason
-from burnish.store.backend import RENEW_SECONDS, Backend, Found, Scratch, reading, writing
-from burnish.store.credentials import Credentials
+from burnish.store.backend import RENEW_SECONDS, Backend, Found, Scratch, UntrustedError, reading, writing
+from burnish.store.credentials import AUTHORITY_CURE, Credentials
 
 _TIMEOUT_S = 30
 _ATTEMPTS = 3
@@ -39,10 +40,22 @@ def connect(credentials: Credentials) -> Any:
     """
     try:
         import s3fs
+        from aiobotocore.httpsession import AIOHTTPSession
         from aiobotocore.session import AioSession
     except ImportError as error:
         raise BurnishError(Reason.ToolchainUnavailable, "s3:// needs the extra burnish[s3]; install it") from error
     session = AioSession()
+
+    class TrustingSession(AIOHTTPSession):  # type: ignore[misc]
+        """Trusts the authorities that everything else here trusts, beside the client's own list: the system's, SSL_CERT_FILE's, the Secret's."""
+
+        def _get_ssl_context(self) -> ssl.SSLContext:
+            context: ssl.SSLContext = super()._get_ssl_context()
+            context.load_default_certs()
+            if credentials.authority:
+                context.load_verify_locations(credentials.authority)
+            return context
+
     for variable, value in (("config_file", os.devnull), ("credentials_file", os.devnull), ("profile", None)):
         session.set_config_variable(variable, value)
     keys = {"key": credentials.access_key, "secret": credentials.secret_key, "token": credentials.session_token or None}
@@ -56,6 +69,7 @@ def connect(credentials: Credentials) -> Any:
         skip_instance_cache=True,
         client_kwargs={"region_name": credentials.region or "us-east-1"},
         config_kwargs={
+            "http_session_cls": TrustingSession,
             "connect_timeout": _TIMEOUT_S,
             "read_timeout": _TIMEOUT_S,
             "retries": {"max_attempts": _ATTEMPTS, "mode": "standard"},
@@ -69,7 +83,7 @@ def connect(credentials: Credentials) -> Any:
 @contextlib.contextmanager
 def os_errors() -> Iterator[None]:
     """Turn the client's errors into the operating system's, which everything above knows."""
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, SSLError
 
     try:
         yield
@@ -77,6 +91,8 @@ def os_errors() -> Iterator[None]:
         raise _os_error(str(error.response.get("Error", {}).get("Code", ""))) from error
     except (FileNotFoundError, PermissionError, FileExistsError):
         raise
+    except SSLError as error:
+        raise UntrustedError(errno.EPROTO, f"its certificate is not trusted; {AUTHORITY_CURE}") from error
     except BotoCoreError as error:
         raise OSError(errno.EHOSTUNREACH, f"no answer ({type(error).__name__})") from error
     except OSError as error:  # s3fs's own translation, with the server's words, which may hold a key

@@ -319,8 +319,22 @@ def test_https_untrusted_certificate_names_the_cure(server: Server, store: Store
     monkeypatch.delenv("SSL_CERT_FILE")
     error = refused(store, server.uri("/ok"))
     assert error.reason is Reason.SourceUnavailable
-    assert "SSL_CERT_FILE" in error.message
+    assert "SSL_CERT_FILE" in error.message and "ca.crt" in error.message
     assert server.seen == []
+
+
+def test_https_authority_of_the_secret_is_trusted_beside_the_others(
+    server: Server, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = trustme.CA()
+    other.cert_pem.write_to_path(str(tmp_path / "other.pem"))
+    both = {"credentials": Credentials(authority=str(tmp_path / "other.pem")), "has_private_addresses": True}
+    assert _on_cluster(server.uri("/ok/first.onnx"), store, **both).tree.digest == DIGEST  # SSL_CERT_FILE's
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with pytest.raises(BurnishError, match="not trusted"):
+        _on_cluster(server.uri("/ok/second.onnx"), store, **both)
+    both["credentials"] = Credentials(authority=str(tmp_path / "ca.pem"))
+    assert _on_cluster(server.uri("/ok/second.onnx"), store, **both).tree.digest == DIGEST
 
 
 def test_https_certificate_has_to_name_the_host(server: Server, store: Store) -> None:

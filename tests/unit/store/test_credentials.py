@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import trustme
 
 from burnish.api.v1alpha1.optimized_model import Source
 from burnish.errors import BurnishError, Reason
@@ -20,8 +21,9 @@ STORE_PAGE = Path(__file__).parents[3] / "docs/store.md"
 def test_every_key_of_a_secret_is_read_and_none_is_shown(tmp_path: Path) -> None:
     for key in KEYS:
         (tmp_path / key).write_text(f"value-of-{key}\n")
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / credentials.AUTHORITY))
     found = credentials.read_secret(tmp_path, field="spec.source.secretRef")
-    assert set(dataclasses.asdict(found).values()) == {f"value-of-{key}" for key in KEYS}
+    assert set(dataclasses.asdict(found).values()) == {*(f"value-of-{key}" for key in KEYS), str(tmp_path / credentials.AUTHORITY)}
     assert not [key for key in SECRET if f"value-of-{key}" in repr(found)]
 
 
@@ -30,6 +32,15 @@ def test_secret_without_a_key_of_ours_is_named_by_its_field(tmp_path: Path) -> N
     with pytest.raises(BurnishError, match=credentials.KEYS[0]) as raised:
         credentials.read_secret(tmp_path, field="spec.source.secretRef")
     assert (raised.value.reason, raised.value.field) == (Reason.SecretNotFound, "spec.source.secretRef")
+
+
+@pytest.mark.parametrize("content", ["", "hunter2", "-----BEGIN CERTIFICATE-----\naHVudGVyMg==\n-----END CERTIFICATE-----\n"])
+def test_authority_that_is_none_is_told_where_the_secret_is_read(tmp_path: Path, content: str) -> None:
+    (tmp_path / credentials.AUTHORITY).write_text(content)
+    with pytest.raises(BurnishError, match=r"ca\.crt holds no certificate in PEM") as raised:
+        credentials.read_secret(tmp_path, field="spec.source.secretRef")
+    assert (raised.value.reason, raised.value.field) == (Reason.SecretNotFound, "spec.source.secretRef")
+    assert "hunter2" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +61,6 @@ def test_prefix_ends_at_a_part_of_the_path(prefix: str, uri: str, is_covered: bo
 
 def test_docs_name_every_key() -> None:
     table = STORE_PAGE.read_text().split("## Secrets")[1].split("\n## ")[0]
-    assert [key for key in KEYS if f"`{key}`" not in table] == []
+    assert [key for key in (*KEYS, credentials.AUTHORITY) if f"`{key}`" not in table] == []
     description = Source.model_fields["secret_ref"].description or ""  # what kubectl explain prints
-    assert [key for key in KEYS if key not in description] == []
+    assert [key for key in (*KEYS, credentials.AUTHORITY) if key not in description] == []

@@ -141,7 +141,7 @@ class Source(ApiModel):
         description="Credentials for the source, the datasets and a source of a student; read by the resolve Job only. Keys: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
         "AWS_SESSION_TOKEN, AWS_REGION and AWS_ENDPOINT_URL for s3; GOOGLE_APPLICATION_CREDENTIALS (the JSON key of a service account) and STORAGE_EMULATOR_HOST (another endpoint) for gs; "
         "AZURE_STORAGE_ACCOUNT with AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN, and AZURE_STORAGE_SERVICE_ENDPOINT for az; token (a bearer token) for https and hf, HF_ENDPOINT "
-        "for another Hub; and uriPrefix: which URIs they may be sent to. "
+        "for another Hub; uriPrefix: which URIs they may be sent to; and ca.crt: certificates (PEM) of authorities that are trusted beside the system's. "
         "On this machine the environment's credentials are used instead.",
     )
 
