@@ -32,10 +32,10 @@ class Front(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, context: ssl.SSLContext, behind: str) -> None:
-        super().__init__(("127.0.0.1", 0), Passing)
+    def __init__(self, context: ssl.SSLContext, behind: str, name: str) -> None:
+        super().__init__((name, 0), Passing)
         self.socket = context.wrap_socket(self.socket, server_side=True)
-        self.url = f"https://localhost:{self.server_address[1]}"
+        self.url = f"https://{name}:{self.server_address[1]}"
         self.behind = behind
         self.key = rsa.generate_private_key(65537, 2048)
         self.is_closed = False
@@ -132,8 +132,8 @@ def _decoded(text: str) -> bytes:
 
 
 @contextlib.contextmanager
-def running(folder: Path, context: ssl.SSLContext) -> Iterator[Front]:
-    """Both, started; `folder` gets the log."""
+def running(folder: Path, context: ssl.SSLContext, name: str = "localhost") -> Iterator[Front]:
+    """Both, started, the front under the name of this machine that its certificate is for; `folder` gets the log."""
     program = subprocess.run([ROOT / "e2e/cluster/cluster", "path", "fake-gcs-server"], check=True, capture_output=True, text=True).stdout.strip()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -143,7 +143,7 @@ def running(folder: Path, context: ssl.SSLContext) -> Iterator[Front]:
     with (folder / "gcs.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log, cwd=folder) as process:
         try:
             _wait(f"{url}/storage/v1/b?project=p")
-            with Front(context, url) as front:
+            with Front(context, url, name) as front:
                 threading.Thread(target=front.serve_forever, daemon=True).start()
                 yield front
                 front.shutdown()

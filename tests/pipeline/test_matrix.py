@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.pipeline import framework_sources
 from tests.pipeline.matrix import PAGE, Entry, cells, render
-from tests.pipeline.real_inputs import EXAMPLES, RUNTIMES, example_spec, on_every_runtime
+from tests.pipeline.real_inputs import RUNTIMES, example_spec, on_every_runtime
 
 from burnish.api.job_contract import Result, StepName
 from burnish.pipeline.workdir import WorkDir
 from burnish.plugins import registry
-from burnish.toolchains import environments
 
 pytestmark = pytest.mark.long
 
@@ -36,29 +35,20 @@ def example(name: str, **source: Any) -> Callable[[Path], Spec]:
 
 
 def program(file: str) -> Callable[[Path], Spec]:
-    """The network of examples/pytorch as matrix_sources.py writes it."""
+    """The network of examples/pytorch; see `framework_sources.programs`."""
 
     def make(folder: Path) -> Spec:
-        environment = environments.find("torch")
-        assert environment is not None, "the fixture `toolchains` made it"
-        script, weights = Path(__file__).with_name("matrix_sources.py"), EXAMPLES / "pytorch" / "model.safetensors"
-        done = subprocess.run([environment.python, script, weights, folder], capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
+        framework_sources.programs(folder)
         return example_spec("pytorch", calibration=CALIBRATION, evaluation=EVALUATION) | {"source": {"uri": f"file:{folder / file}", "trusted": True}}
 
     return make
 
 
 def keras(code: str, file: str) -> Callable[[Path], Spec]:
-    """The network of examples/keras as Keras saves it otherwise: `code` has it as `model`, and where to put it as `file`."""
+    """The network of examples/keras as Keras saves it otherwise; see `framework_sources.keras`."""
 
     def make(folder: Path) -> Spec:
-        environment = environments.find("tensorflow")
-        assert environment is not None, "the fixture `toolchains` made it"
-        whole = f"import sys, keras; model = keras.models.load_model(sys.argv[1], compile=False); file = sys.argv[2]; {code}"
-        command = [environment.python, "-c", whole, EXAMPLES / "keras" / "model.keras", folder / file]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
+        framework_sources.keras(code, folder / file)
         return example_spec("keras", calibration=CALIBRATION, evaluation=EVALUATION) | {"source": {"uri": f"file:{folder / file}"}}
 
     return make
