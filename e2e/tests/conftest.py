@@ -6,6 +6,7 @@ BURNISH_E2E_CLUSTER=0 (one worker) uses (and keeps) the cluster of that number, 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ def installation() -> Iterator[Installation]:
 
 @pytest.fixture
 def space(installation: Installation, request: pytest.FixtureRequest) -> Iterator[Space]:
-    name = request.node.name.replace("_", "-").replace("[", "-").rstrip("]")[:50].rstrip("-").lower()
+    name = re.sub("[^a-z0-9]+", "-", request.node.name.lower())[:50].strip("-")
     made = installation.space(name)
     try:
         yield made

@@ -46,3 +46,19 @@ def test_killed_training_job_goes_on_from_its_last_checkpoint(installation: Inst
     assert after is not None and 1 <= int(after[1]) < EPOCHS
     assert f"epoch {after[1]} of {EPOCHS}" not in log and f"epoch {EPOCHS} of {EPOCHS}" in log
     assert ready["status"]["targets"][0]["artifact"]["served"] == "Candidate"
+
+
+def test_student_with_a_source_of_its_own_is_fetched_and_taught(installation: Installation, space: Space) -> None:
+    installation.upload("distill", "pytorch")
+    installation.images("optimizer-torch")
+    installation.install()
+    model = yaml.safe_load((EXAMPLES / "cluster/distill.yaml").read_text())
+    of_another = yaml.safe_load((EXAMPLES / "cluster/pytorch.yaml").read_text())["spec"]["source"]
+    student = {"source": {"uri": of_another["uri"]}, "architecture": of_another["architecture"], "architectureArgs": of_another["architectureArgs"]}
+    model["spec"]["passes"] = [{"type": "Distill", "distill": {"student": student, "epochs": 2, "learningRate": "0.002", "compareSeeds": 0}}]
+    model["spec"] |= {"constraints": {"maxSlowdownPercent": 1000, "score": {"maxDrop": "0.05"}}, "serving": {"mode": "PublishOnly"}}
+    space.apply(model)
+    target = space.wait("distill", is_ready, 600)["status"]["targets"][0]
+    assert target["artifact"]["served"] == "Candidate" and target["artifact"]["candidate"] == "distill"
+    (pod,) = space.get("pods", "", "--selector", "burnish.dev/component=resolve")
+    assert "student is StateDict" in space.kubectl("logs", pod["metadata"]["name"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import onnx
 import pytest
 from onnx import helper
 from tests.pipeline.conftest import EXAMPLES, Project, mlp
+from tests.pipeline.teams import team_of_two
 
 from burnish.api.job_contract import BuildRecord
 from burnish.api.scalars import quantity_bytes
@@ -115,6 +117,22 @@ def test_onnx_student_learns_is_served_smaller_and_its_digest_is_part_of_the_key
     assert plan_of(project, student())["targets"][0]["plan"] == "Build"
     refused = project.try_out(student(pin))
     assert (refused.code, refused.failure["reason"]) == (2, "DigestMismatch") and field.removesuffix(".uri") in refused.stderr
+
+
+@pytest.mark.long
+def test_two_processes_teach_a_student_of_a_source_of_its_own_as_one_does(project: Project, student: Any) -> None:
+    ran = project.run(student(options={"epochs": 2}), "--work", project.path / "work")
+    assert ran.code == 0, ran.stderr
+    (work,) = ((path / "cpu") for path in (project.path / "work").iterdir())
+    (alone,) = json.loads((work / "steps/03-train/record.json").read_text())["passes"]
+    with team_of_two(work) as process:
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    record = json.loads((work / "steps/03-train/record.json").read_text())
+    (together,) = record["passes"]
+    assert record["trainedWith"].startswith("2 processes")
+    assert together["losses"] == pytest.approx(alone["losses"], rel=1e-3) and together["losses"][-1] < together["losses"][0]
+    assert (together["summary"], together["facts"]["parameters"]) == (alone["summary"], alone["facts"]["parameters"])
 
 
 @pytest.mark.long

@@ -6,9 +6,7 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,10 @@ import numpy as np
 import onnx
 import pytest
 from tests.pipeline.conftest import EXAMPLES, Project, Ran, mlp
+from tests.pipeline.teams import team_of_two
 
 from burnish.api.job_contract import BuildRecord, CheckpointRecord
 from burnish.store.store import open_store
-from burnish.toolchains import environments
 
 SAMPLES = 1000
 TRAINING_MEMORY = "900Mi"
@@ -140,7 +138,7 @@ def test_two_processes_train_as_one_does(project: Project, trainee: Any) -> None
     assert ran.code == 0, ran.stderr
     (work,) = ((path / "cpu") for path in (project.path / "work").iterdir())
     alone = json.loads((work / "steps/03-train/record.json").read_text())
-    with _team_of_two(work) as process:
+    with team_of_two(work) as process:
         _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert "PyTorch sees 0 of 2 GPUs here, so training is on CPUs" in said
@@ -150,18 +148,6 @@ def test_two_processes_train_as_one_does(project: Project, trainee: Any) -> None
         assert other["facts"]["macs"] == one["facts"]["macs"]
     assert alone["trainedWith"] == "1 process, no sockets"
     assert together["trainedWith"] == "2 processes, a network namespace of its own with loopback only"
-
-
-def _team_of_two(work: Path) -> subprocess.Popen[str]:
-    """The step `train` of a finished run once more, in two processes."""
-    request = json.loads((work / "request.json").read_text())
-    request["target"]["accelerator"] |= {"type": "GPU", "count": 2}
-    (work / "request.json").write_text(json.dumps(request))
-    shutil.rmtree(work / "steps/03-train")
-    found = environments.find("torch")
-    assert found is not None
-    command = [found.python, "-P", "-m", "burnish.pipeline", "train", "--work", work]
-    return subprocess.Popen(command, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.long
@@ -174,7 +160,7 @@ def test_process_of_a_team_that_ends_is_told_with_the_reason(project: Project, t
         (signal.SIGKILL, "train: OutOfMemory: "),
         (signal.SIGABRT, "train: InternalError: process 2 of 2 that train ended with -6: "),
     ):
-        with _team_of_two(work) as process:
+        with team_of_two(work) as process:
             assert process.stderr is not None
             while "epoch 2 of 40" not in (line := process.stderr.readline()):
                 assert line, "it ended"
