@@ -17,6 +17,7 @@ from installation import EXAMPLES, ROOT, Installation, Space, converted, is_read
 
 sys.path.insert(0, str(ROOT / "tests/integration"))
 import az_server
+import forward_proxy
 import gcs_server
 import hub_server
 
@@ -84,6 +85,24 @@ def test_authority_of_a_source(installation: Installation, space: Space, tmp_pat
     assert status["targets"][0]["artifact"]["served"] == "Baseline"
     seen = space.kubectl("get", "om,jobs,pods,events", "-o", "yaml")
     assert not [name for name in ("AZURE_STORAGE_KEY", "GOOGLE_APPLICATION_CREDENTIALS", "token") if name in keys and keys[name] in seen]
+
+
+def test_source_that_only_a_proxy_reaches(installation: Installation, space: Space) -> None:
+    """The cluster doesn't know the name; where the proxy leads is its business, so that no private address is in the way."""
+    host = urlsplit(installation.credentials.endpoint).hostname
+    assert host is not None
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("blobs.example").configure_cert(context)
+    with az_server.running(context) as server, forward_proxy.running(host, "blobs.example") as proxy:
+        server.blobs = dict(FILES)
+        installation.install(proxy__https=proxy.url, proxy__noProxy=".svc")
+        keys = {"AZURE_STORAGE_ACCOUNT": az_server.ACCOUNT, "AZURE_STORAGE_KEY": az_server.KEY, "ca.crt": authority.cert_pem.bytes().decode()}
+        _secret(space, {**keys, "AZURE_STORAGE_SERVICE_ENDPOINT": server.url.replace("localhost", "blobs.example")})
+        source = {"uri": "az://models/digits/model.onnx", "secretRef": {"name": "reader"}}
+        space.apply(converted(source=source, datasets={}, constraints={}, serving={"mode": "PublishOnly"}))
+        space.wait("digits", is_ready)
+    assert set(proxy.asked) == {"blobs.example"}
+    installation.install()
 
 
 def _secret(space: Space, keys: dict[str, Any]) -> None:

@@ -96,6 +96,8 @@ def test_every_setting_can_be_set(helm) -> None:
         "steps__client__cpu": "2",
         "steps__light__memory": "1Gi",
         "workSize": "7Gi",
+        "proxy__https": "http://proxy:3128",
+        "proxy__noProxy": ".svc",
         "allowPrivateAddresses": "true",
         "trustedNamespaces": "{one}",
         "hardwareMismatch": "Warn",
@@ -208,7 +210,8 @@ def test_sweep_is_off_until_asked_for_and_then_in_each_namespace(helm) -> None:
 
 @pytest.mark.parametrize("store", [{}, VOLUME], ids=["s3", "volume"])
 def test_sweep_has_the_store_and_nothing_of_the_cluster(helm, store: dict[str, object]) -> None:
-    rendered = helm.template(**{**SWEEP, "sweep__namespaces": "{one}", "images__pullSecrets": "{registry}"}, **store)
+    proxy = {"proxy__https": "http://proxy:3128", "proxy__noProxy": ".svc"}
+    rendered = helm.template(**{**SWEEP, "sweep__namespaces": "{one}", "images__pullSecrets": "{registry}"}, **proxy, **store)
     template = one(rendered, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]
     pod = template["spec"]
     (container,) = pod["containers"]
@@ -218,6 +221,8 @@ def test_sweep_has_the_store_and_nothing_of_the_cluster(helm, store: dict[str, o
     source = {v["name"]: v for v in pod["volumes"]}["store"]
     assert source.get("persistentVolumeClaim") == ({"claimName": "burnish-store"} if store else None)
     assert source.get("secret", {}).get("secretName") == (None if store else "burnish-store")
+    told = {e["name"]: e["value"] for e in container["env"] if "PROXY" in e["name"]}
+    assert told == ({} if store else {"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": ".svc"})
     policy = one(rendered, "NetworkPolicy", "sweep")
     assert policy["metadata"]["namespace"] == "one"
     assert policy["spec"]["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
@@ -294,6 +299,7 @@ def test_crd_chart_keeps_the_crd_and_gives_people_their_roles(helm) -> None:
         ({"hardwareMismatch": "Ignore"}, "/hardwareMismatch"),
         ({"rolloutTimeout": "soon"}, "/rolloutTimeout"),
         ({"workers": "0"}, "/workers"),
+        ({"proxy__https": "http://user:hunter2@proxy:3128"}, "/proxy/https"),
         ({"networkPolicy__apiServerPorts": "{70000}"}, "/networkPolicy/apiServerPorts/0"),
         ({"monitoring__servicemonitor": "true"}, "servicemonitor"),
         ({"logLevel": "loud"}, "/logLevel"),

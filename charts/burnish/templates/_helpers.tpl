@@ -89,6 +89,11 @@ leaseName: {{ include "burnish.name" . | quote }}
   {{- end }}
 {{- end }}
 workSize: {{ .Values.workSize | quote }}
+{{- with .Values.proxy.https }}
+proxy:
+  https: {{ . | quote }}
+  noProxy: {{ $.Values.proxy.noProxy | quote }}
+{{- end }}
 allowPrivateAddresses: {{ .Values.allowPrivateAddresses }}
 trustedNamespaces: {{- toYaml .Values.trustedNamespaces | nindent 2 }}
 hardwareMismatch: {{ .Values.hardwareMismatch | quote }}

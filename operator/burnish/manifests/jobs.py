@@ -48,7 +48,7 @@ def build_resolve(model: OptimizedModel, run_key: str, settings: Settings, *, ui
         **pods.image(settings.images.burnish, settings),
         "resources": pods.step_resources(settings.light),
         "command": _command(StepName.resolve, "--request", f"{REQUEST}/request.json", *store.arguments, *sources.arguments),
-        "env": _environment(),
+        "env": [*_environment(), *pods.proxy_environment(settings)],
         "volumeMounts": [*_scratch_mounts(), {"name": "request", "mountPath": REQUEST, "readOnly": True}, *store.mounts, *sources.mounts],
     }
     volumes = [*_scratch_volumes(settings.work_size), _request_volume(), *store.volumes, *sources.volumes]
@@ -96,6 +96,8 @@ def build_pipeline(model: OptimizedModel, target: Target, run_key: str, settings
         *store.mounts,
     ]
     publish["volumeMounts"] += store.mounts
+    for container in (stage, publish):
+        container["env"] += store.environment
     spec = {
         **pods.pod_defaults(settings, target=target),
         "restartPolicy": "Never",
@@ -118,7 +120,7 @@ def _training(model: OptimizedModel, target: Target, settings: Settings, store: 
         **pods.image(settings.images.burnish, settings),
         "restartPolicy": "Always",
         "command": ["python3", "-m", "burnish.pipeline.keep", "--work", WORK, *store.arguments],
-        "env": _environment(),
+        "env": [*_environment(), *store.environment],
         "resources": pods.step_resources(settings.light),
         "volumeMounts": [*_scratch_mounts()[:1], {"name": "work", "mountPath": WORK, "readOnly": True}, *store.mounts],
     }

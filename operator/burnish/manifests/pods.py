@@ -25,11 +25,12 @@ SECRET_MODE = 0o440
 
 @dataclasses.dataclass(frozen=True)
 class Access:
-    """How a container reaches something: what its pod mounts, and what its program is told."""
+    """How a container reaches something: what its pod mounts, what its program is told, and the proxy in between."""
 
     volumes: tuple[Manifest, ...] = ()
     mounts: tuple[Manifest, ...] = ()
     arguments: tuple[str, ...] = ()
+    environment: tuple[Manifest, ...] = ()
 
 
 def owner(model: OptimizedModel, uid: str) -> list[Manifest]:
@@ -156,4 +157,12 @@ def store_access(settings: Settings, namespace: str, *, read_only: bool = False)
         volumes=({"name": "store-credentials", "secret": secret},),
         mounts=({"name": "store-credentials", "mountPath": STORE_CREDENTIALS, "readOnly": True},),
         arguments=("--store", settings.store.uri or "", "--store-credentials", STORE_CREDENTIALS, *whose),
+        environment=proxy_environment(settings),
     )
+
+
+def proxy_environment(settings: Settings) -> tuple[Manifest, ...]:
+    """What tells a program of the proxy, where there is one."""
+    if settings.proxy.https is None:
+        return ()
+    return ({"name": "HTTPS_PROXY", "value": settings.proxy.https}, {"name": "NO_PROXY", "value": settings.proxy.no_proxy})

@@ -164,7 +164,7 @@ def _pull(model: OptimizedModel, target: Target, artifact: ArtifactStatus, setti
         "name": PULL,
         **pods.image(settings.images.burnish, settings),
         "command": command,
-        "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108
+        "env": [{"name": "HOME", "value": "/tmp"}, *store.environment],  # noqa: S108
         "resources": pods.step_resources(settings.light),
         "volumeMounts": [
             {"name": "models", "mountPath": MODELS},

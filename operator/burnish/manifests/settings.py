@@ -66,6 +66,15 @@ class ContainerResources(ApiModel):
     memory_request: Quantity = "256Mi"
 
 
+class ProxySettings(ApiModel):
+    """How what is outside the cluster is reached, where there is no other way: sources, and a store that is an object store."""
+
+    https: Annotated[str, Field(pattern=r"^http://[^@/\s]+:[0-9]+/?$", max_length=512)] | None = None
+    """Of https connections: http://HOST:PORT. Without a user: it stands in the pods."""
+    no_proxy: Annotated[str, Field(max_length=4096)] = ""
+    """Hosts and domains that are reached without it, with commas between."""
+
+
 class HardwareMismatch(StrEnum):
     """What a server does on another class of hardware than its artifact was measured on."""
 
@@ -92,6 +101,7 @@ class Settings(ApiModel):
     """resolve, stage, publish, pull, probe."""
     work_size: Quantity = "20Gi"
     """Limit of a Job's work directory."""
+    proxy: ProxySettings = ProxySettings()
     allow_private_addresses: bool = False
     """Whether https sources may be on private addresses of the cluster's network."""
     trusted_namespaces: tuple[Name, ...] = ()

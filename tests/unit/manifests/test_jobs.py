@@ -126,6 +126,29 @@ def test_volume_is_mounted_where_the_store_is_used_and_nowhere_else(make):
     assert found == {"resolve", "stage", "publish"}
 
 
+@pytest.mark.parametrize(
+    ("store", "told"), [({"uri": "s3://bucket/prefix"}, {"resolve", "stage", jobs.KEEPER, "publish", "pull"}), ({"volume": {}}, {"resolve"})]
+)
+def test_proxy_is_known_to_what_reads_sources_or_a_bucket_and_to_nobody_else(make_settings, make_model, make_artifact, uid, store, told):
+    proxy = {"https": "http://proxy.example:3128", "no_proxy": ".svc"}
+    settings, model = make_settings(store=store, proxy=proxy, images={"optimizers": OPTIMIZERS}), make_model(**TRAINING)
+    made = (
+        jobs.build_resolve(model, RUN, settings, uid=uid),
+        jobs.build_pipeline(model, model.spec.primary, RUN, settings, uid=uid),
+        serving.build_deployment(model, model.spec.primary, make_artifact(), "12345678", 1, settings, uid=uid),
+    )
+    wanted = [{"name": "HTTPS_PROXY", "value": "http://proxy.example:3128"}, {"name": "NO_PROXY", "value": ".svc"}]
+    found = {name: [e for e in c.get("env", ()) if "PROXY" in e["name"]] for owner in made for name, c in containers(owner).items()}
+    assert {name for name, environment in found.items() if environment == wanted} == told
+    assert {name for name, environment in found.items() if environment} == told
+
+
+@pytest.mark.parametrize("url", ["http://user:hunter2@proxy:3128", "https://proxy:3128", "proxy:3128", "http://proxy/path"])
+def test_proxy_without_an_address_or_with_a_password_is_no_setting(make_settings, url):
+    with pytest.raises(ValidationError):
+        make_settings(proxy={"https": url})
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_mount_has_its_volume(make, case):
     for owner in make(case):
