@@ -118,6 +118,9 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("spec.source.uri", f"s3://key:{SECRET}@bucket/m.onnx", "spec.source.uri", "carries credentials"),
     ("spec.datasets.evaluation.uri", f"https://{SECRET}@h.example/m.npz", "spec.datasets.evaluation.uri", "remove the part before @"),
     ("spec.source.uri", "http://h.example/m.onnx", "spec.source.uri", "write https:"),
+    ("spec.source.uri", "https://huggingface.co/org/name", "spec.source.uri", "is a page of the Hugging Face Hub"),
+    ("spec.source.uri", "https://HuggingFace.co/datasets/org/name/tree/main", "spec.source.uri", "write hf://org/name"),
+    ("spec.datasets", {"preprocess": {}}, "spec.datasets.preprocess", "stands without data that it could prepare"),
     (
         "spec.source.uri",
         "model.onnx",

@@ -81,6 +81,9 @@ def test_a_file_and_a_folder_of_a_repository(hub: Hub, store: Store) -> None:
     assert not file.tree.is_directory and file.tree.files[0].path == "model.onnx"
     folder = fetched("hf://org/model@main/1_Pooling", store)
     assert folder.tree.is_directory and [f.path for f in folder.tree.files] == ["config.json"]
+    hub.files |= dict.fromkeys(("set/cat/1.png", "set/dog/1.webp", "set/dog/2.bmp", "set/parts.tar.zst"), b"data")
+    data = fetched("hf://datasets/org/data/set", store)
+    assert [f.path for f in data.tree.files] == ["cat/1.png", "dog/1.webp", "dog/2.bmp", "parts.tar.zst"]  # no kind of data is left out
     data = fetched("hf://datasets/org/data/tokenizer.json", store)
     assert data.tree.files[0].path == "tokenizer.json"
 

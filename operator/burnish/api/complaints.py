@@ -227,11 +227,19 @@ def _type_cure(name: str, node: Schema, value: Any, in_list: bool) -> str:
         if isinstance(value, float) and value.is_integer():
             return f"write it as a whole number: {_assign(name, str(int(value)), in_list)}"
         return _cure(name, node, in_list)
+    if kind == "boolean":
+        return _boolean_cure(name, value, in_list)
     if isinstance(value, bool):
         return "put it in quotes if text is meant" if _takes_any_text(node) else _cure(name, node, in_list)
     if isinstance(value, int | float):
         return _text_for_number(name, node, value, in_list)
     return _cure(name, node, in_list)
+
+
+def _boolean_cure(name: str, value: Any, in_list: bool) -> str:
+    known = {"true": "true", "yes": "true", "on": "true", "1": "true", "false": "false", "no": "false", "off": "false", "0": "false"}
+    meant = known.get(str(value).lower())
+    return f"write {_assign(name, meant, in_list)}, without quotes" if meant else f"write {name}: true or {name}: false"
 
 
 def _takes_any_text(node: Schema) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pydantic.alias_generators import to_camel
 
 from burnish import names
-from burnish.api import complaints, scalars
+from burnish.api import complaints, scalars, uris
 from burnish.api.schema import Schema
 from burnish.plugins import registry
 from burnish.plugins.base import SourceOptions, TrainingPass
@@ -278,6 +278,13 @@ _BY_MODEL: dict[str, tuple[Rule, ...]] = {
             ".shortestSide",
         ),
     ),
+    "Datasets": (
+        Rule(
+            "!has(self.preprocess) || has(self.calibration) || has(self.evaluation) || has(self.training)",
+            "stands without data that it could prepare; add evaluation, calibration or training data, or remove it",
+            ".preprocess",
+        ),
+    ),
     "Preprocess": (
         *(
             Rule(
@@ -531,6 +538,10 @@ _URI = (
         r"!self.matches('^(?i)hf:') || self.matches(self.matches('^(?i)hf://datasets/')"
         r" ? r'^(?i)hf://datasets/[\w.-]+/[\w.-]+(@[^/?#\s]+)?/+[^/?#][^?#]*$' : r'^(?i)hf://[\w.-]+/[\w.-]+(@[^/?#\s]+)?(/[^?#]*)?$')",
         "names no repository; write hf://org/name, hf://org/name@revision/path, or hf://datasets/org/name/path for data",
+    ),
+    Rule(
+        f"!self.matches(r'{uris.HUB_PAGE}')",
+        "is a page of the Hugging Face Hub, and no file; write hf://org/name (data: hf://datasets/org/name/path)",
     ),
     Rule("!self.matches('^(?i)pvc:') || self.matches('^(?i)pvc://[^/?#]+/+[^/]')", "names no file on a volume; write pvc://claim/path/to/model.onnx"),
     Rule(

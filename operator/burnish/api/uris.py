@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+HUB_PAGE = r"(?i)^https://huggingface\.co/(datasets/)?[^/?#]+/[^/?#]+/?(tree/[^?#]*)?([?#].*)?$"
+"""What a browser shows of a repository, in the syntax that Python and RE2 (the apiserver) share; files of it are below `resolve/`."""
+
 
 def scrub(uri: str) -> str:
     """The URI without what may be secret: user information, query and fragment (signatures of pre-signed URIs stand there)."""

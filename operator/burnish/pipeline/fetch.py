@@ -18,7 +18,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from burnish.api.job_contract import FileRef, SourceRecord, TreeRef
-from burnish.api.uris import scrub
+from burnish.api.uris import HUB_PAGE, scrub
 from burnish.errors import BurnishError, Reason
 from burnish.pipeline import az, gs, https, hub
 from burnish.pipeline.remote_files import RemoteFiles
@@ -358,7 +358,10 @@ def _bucket_and_key(uri: str) -> tuple[str, str]:
         )
     bucket, key = parts.netloc, parts.path.strip("/")
     if not bucket or not key or parts.query or parts.fragment or ".." in key.split("/"):
-        raise BurnishError(Reason.InvalidManifest, f"{scrub(uri)} names no object; write {parts.scheme}://bucket/path/to/model.onnx")
+        raise BurnishError(
+            Reason.InvalidManifest,
+            f"{scrub(uri)} names no object; write {parts.scheme}://{'container' if parts.scheme == 'az' else 'bucket'}/path/to/model.onnx",
+        )
     return bucket, key
 
 
@@ -444,6 +447,11 @@ def _check_https(uri: str) -> None:
         )
     if "@" in parts.netloc:
         raise BurnishError(Reason.InvalidManifest, f"{scrub(uri)} carries credentials, and a manifest is no place for them; remove the part before @")
+    if re.search(HUB_PAGE, uri):
+        raise BurnishError(
+            Reason.InvalidManifest,
+            f"{scrub(uri)} is a page of the Hugging Face Hub, and no file; write hf://org/name (data: hf://datasets/org/name/path)",
+        )
 
 
 def _file_name(path: str) -> str:

@@ -67,7 +67,7 @@ class ServiceAccount:
                 Reason.SourceForbidden,
                 f"Google refuses the key of the service account {told['client_email']}; make a new one, and put it into the Secret's key {KEY_NAME}",
             ) from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise BurnishError(Reason.SourceUnavailable, f"the answer of {told['token_uri']} holds no token; check token_uri in {KEY_NAME}") from None
 
 
@@ -77,7 +77,7 @@ def _checked_key(text: str) -> dict[str, str]:
         found = {name: str(told[name]) for name in ("client_email", "private_key", "token_uri")}
         if told["type"] == "service_account" and found["token_uri"].startswith("https://"):
             return {**found, "private_key_id": str(told.get("private_key_id", ""))}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise _RefusedKeyError(
         Reason.SourceForbidden,
@@ -144,7 +144,7 @@ class Bucket:
     def _file(self, told: Mapping[str, Any], path: str, max_bytes: int) -> RemoteFile:
         try:
             name, size, generation = str(told["name"]), int(told["size"]), int(told["generation"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise self._strange() from None
         if told.get("contentEncoding"):  # what is served then has another length than what is listed
             raise BurnishError(
@@ -168,7 +168,7 @@ class Bucket:
             body = b"".join(chunk for chunk, _ in self._get(place, _MAX_LISTING_BYTES, is_pinned=False))
         try:
             told = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._strange() from None
         if not isinstance(told, dict):
             raise self._strange()

@@ -23,7 +23,6 @@ _MAX_LISTING_BYTES = 32 * 2**20
 _URI = re.compile(r"(?i:hf)://(?P<kind>datasets/)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/?#\s]+))?(?:/(?P<path>[^?#]*))?")
 _KEPT = (".json", ".txt", ".model", ".safetensors", ".spm", ".jinja")
 """Of a whole repository: weights as safetensors and what describes them. Pickles, and copies for other libraries, stay where they are."""
-_KEPT_BELOW = (*_KEPT, ".onnx", ".onnx_data", ".data", ".npz", ".jsonl", ".csv", ".png", ".jpg", ".jpeg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +91,7 @@ class Hub:
             told = json.loads(body)
             found = [Listed(str(entry["rfilename"]), _size(entry)) for entry in told["siblings"]]
             commit = str(told["sha"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BurnishError(Reason.SourceUnavailable, f"the Hub's answer about {uri} is none that is known; check HF_ENDPOINT") from error
         return _select(uri, wanted, commit, found)
 
@@ -140,7 +139,7 @@ def _select(uri: str, wanted: Repository, commit: str, found: list[Listed]) -> L
     if exact:
         return Listing(commit, (dataclasses.replace(exact[0], path=wanted.path),), is_directory=False)
     below = [entry for entry in found if not wanted.path or entry.path.startswith(f"{wanted.path}/")]
-    kept = tuple(entry for entry in below if entry.path.lower().endswith(_KEPT_BELOW if wanted.path else _KEPT))
+    kept = tuple(entry for entry in below if wanted.path or entry.path.lower().endswith(_KEPT))  # who names a folder means all of it
     if not kept:
         why = f"holds nothing that is taken from a Hub ({', '.join(_KEPT)})" if below else "has no such file or folder"
         raise BurnishError(Reason.SourceNotFound, f"{uri} {why}; name a file of the repository")

@@ -24,7 +24,7 @@ from burnish.api.job_contract import ArtifactConfig, Failure, PipelineRequest, P
 from burnish.api.v1alpha1.optimized_model import Calibration, Evaluation
 from burnish.api.v1alpha1.preprocess import Layout, Preprocess
 from burnish.errors import BurnishError, Reason
-from burnish.pipeline import archives, no_network, npz_parts, preprocess, texts
+from burnish.pipeline import archives, foreign, no_network, npz_parts, preprocess, texts
 from burnish.pipeline.archives import Content, Member
 from burnish.pipeline.datasets import MAX_BYTES
 from burnish.pipeline.npz_parts import Part, write_array
@@ -208,9 +208,10 @@ class _Maker:
         known = self._class_names()
         unknown = sorted({label for label in labels if isinstance(label, str) and label not in known})
         if unknown:
-            have = f"its config.json names {', '.join(list(known)[:_LISTED])}" if known else "no config.json names any"
             listed = ", ".join(map(repr, unknown[:_LISTED]))
-            raise self._invalid(f"{listed} is no class of the model: {have}; use these names, or the classes' numbers")
+            have = f"its config.json names {', '.join(list(known)[:_LISTED])}; use these names, or the classes' numbers"
+            none = "no config.json names any; write the classes' numbers, or id2label into the source's config.json"
+            raise self._invalid(f"{listed} is no class of the model: {have if known else none}")
         return [known[label] if isinstance(label, str) else int(label or 0) for label in labels]
 
     def _class_names(self) -> dict[str, int]:
@@ -225,6 +226,9 @@ class _Maker:
     # --- images --------------------------------------------------------------------------------------------------------------------
 
     def _decode(self, name: str, content: Content, target: Path) -> None:
+        objection = foreign.objection_to_image(content.members[0].path)
+        if objection is not None:
+            raise self._invalid(f"{content.members[0].name} {objection}")
         if self.resolved is None:
             raise BurnishError(
                 Reason.InvalidDataset,

@@ -12,6 +12,7 @@ import numpy as np
 
 from burnish.api.v1alpha1.optimized_model import Input
 from burnish.errors import BurnishError, Reason
+from burnish.pipeline import foreign
 from burnish.plugins.base import Signature
 
 COLUMNS = ("text", "text_pair", "label")
@@ -40,10 +41,13 @@ def read_rows(path: Path, *, samples: int | None) -> list[Row]:
     """The first `samples` rows of a file: JSONL where it begins with `{`, CSV with a header otherwise.
 
     Raises:
-        RowsError: no UTF-8, no JSON, no header, a row without `text`, or only some rows with `text_pair` or `label`.
+        RowsError: something else by its first bytes, no UTF-8, no JSON, no header, a row without `text`, or only some rows with `text_pair` or `label`.
     """
     if path.stat().st_size > MAX_FILE_BYTES:
         raise RowsError(f"has {path.stat().st_size} bytes; at most {MAX_FILE_BYTES} are read, use fewer samples")
+    objection = foreign.objection_to_rows(path)
+    if objection is not None:
+        raise RowsError(objection)
     rows: list[Row] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -177,7 +181,7 @@ def _padding(tokenizer: Any, folder: Path, field: str) -> dict[str, Any]:
         return {name: tokenizer.padding[name] for name in ("direction", "pad_id", "pad_type_id", "pad_token")}
     try:
         config = json.loads((folder / "tokenizer_config.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         config = {}
     token = config.get("pad_token") if isinstance(config, dict) else None
     token = token.get("content") if isinstance(token, dict) else token

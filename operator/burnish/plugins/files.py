@@ -69,12 +69,12 @@ def head(files: Files, path: str, count: int) -> bytes:
 
 
 def read_json(files: Files, path: str) -> object:
-    """What a small JSON file holds; None where it is not there, too large, or no JSON."""
+    """What a small JSON file holds; None where it is not there, too large, nested too deeply, or no JSON."""
     if path not in files.paths:
         return None
     try:
         return json.loads(head(files, path, MAX_JSON_BYTES))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

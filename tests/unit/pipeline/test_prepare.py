@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import pickle
 import re
 import tarfile
 import zipfile
@@ -28,6 +29,7 @@ from burnish.plugins.base import DataType, Signature, Tensor
 
 FIELD = "spec.datasets.evaluation"
 PLAIN = Preprocess()
+NPY = b"\x93NUMPY\x01\0"
 
 
 def signature(shape: tuple[int, ...] = (-1, 3, 4, 6), inputs: tuple[str, ...] = ("x",), kind: DataType = DataType.FP32) -> Signature:
@@ -292,6 +294,7 @@ def test_folders_that_are_no_classes_are_refused(tmp_path: Path) -> None:
     assert "holds no files" in told("none.tar", {})
     assert "nested or share a name" in told("", {"a/b/1.png": picture(), "a/1.png": picture()})
     assert "outside of a class's folder" in told("", {"2.png": picture()})
+    assert "is a single array (.npy)" in told("", {"0.npy": NPY, "1.npy": NPY})
 
 
 def test_other_shapes_than_the_models_are_refused_with_both(tmp_path: Path) -> None:
@@ -368,7 +371,13 @@ def test_csv_says_the_same_as_jsonl_and_pairs_have_two_types(tmp_path: Path, tok
         ("text,label\na,b,c\n", "another number of fields"),
         ("text,label\n", "has no rows"),
         (b"text\n\xff\xfe", "not UTF-8"),
-        (b"", "names a column"),
+        (b"", "is empty; give it again"),
+        (NPY, "is a single array (.npy); save it under its input's name"),
+        (picture(), "is a single image; put images into a folder for each class"),
+        (b"PAR1\x15\x04", "is Parquet, which is not read; write it as JSONL"),
+        (pickle.dumps({"text": "a"}), "is a pickle, which is never read"),
+        (bytes(10240), "as an empty tar does"),
+        ('[{"text": "a"}]', "is a JSON array; write one object per line"),
     ],
 )
 def test_rows_that_can_not_be_read_are_refused(tmp_path: Path, tokenizer: Path, content: bytes | str, told: str) -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import json
 from typing import Any
 
@@ -7,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish.api.job_contract import ArtifactRef, PassEntryJson
-from burnish.api.v1alpha1.optimized_model import Decode, Evaluation, Input, Load, Resources
+from burnish.api.v1alpha1.optimized_model import Decode, DynamicBatching, Evaluation, Input, Load, Loss, Resources, TrainingData
+from burnish.api.v1alpha1.preprocess import Preprocess, Resize
 from burnish.plugins.base import DataType, HardwareClass, ServingImage, SourceOptions
 from burnish.store import keys
 
@@ -80,6 +82,8 @@ ARTIFACT: dict[str, Any] = {
     "image": IMAGE,
     "seed": 0,
 }
+IMAGES = Preprocess(resize=Resize(width=32, height=32))
+OTHER_IMAGES = (Preprocess(resize=Resize(width=32, height=33)), Preprocess(mean=["0.5"], resize=Resize(width=32, height=32)))
 ARTIFACT_CHANGES: dict[str, list[Any]] = {
     "source_digest": [OTHER],
     "format": [None, "SavedModel"],
@@ -110,11 +114,20 @@ ARTIFACT_CHANGES: dict[str, list[Any]] = {
         dataclasses.replace(IMAGE, versions={"onnxruntime": "1.31.0"}),
     ],
     "seed": [1],
+    "preprocess": [IMAGES, *OTHER_IMAGES],
+    "student_digest": [DIGEST, OTHER],
+    "trainer": ["beef"],  # the other two count where something trains: see below
+    "training": [],
+    "training_digest": [],
 }
 
 
+def parameters(of: Any) -> set[str]:
+    return set(inspect.signature(of).parameters)
+
+
 def test_artifact_key_differs_for_every_ingredient() -> None:
-    assert ARTIFACT_CHANGES.keys() == ARTIFACT.keys(), "a new ingredient needs a row here"
+    assert ARTIFACT_CHANGES.keys() == parameters(keys.artifact_key), "a new ingredient needs a row here"
     found = [keys.artifact_key(**ARTIFACT)]
     found += [keys.artifact_key(**ARTIFACT | {name: value}) for name, values in ARTIFACT_CHANGES.items() for value in values]
     assert len(set(found)) == len(found)
@@ -129,9 +142,18 @@ def test_artifact_key_ignores_what_makes_no_bytes() -> None:
     assert keys.artifact_key(**ARTIFACT | same) == keys.artifact_key(**ARTIFACT)
 
 
-def test_artifact_key_has_a_student_s_digest_where_there_is_one() -> None:
-    found = {keys.artifact_key(**ARTIFACT, student_digest=digest) for digest in (None, DIGEST, OTHER)}
-    assert len(found) == 3 and keys.artifact_key(**ARTIFACT) in found
+def test_artifact_key_has_the_training_data_where_something_trains() -> None:
+    data = TrainingData(uri="file:training.npz")
+    trained = {"trainer": "beef", "training": data, "training_digest": DIGEST}
+    changes = [
+        {"training_digest": OTHER},
+        {"trainer": "f00d"},
+        *({"training": data.model_copy(update=update)} for update in ({"samples": 9}, {"output": "logits"}, {"loss": Loss.MeanSquaredError})),
+    ]
+    found = {keys.artifact_key(**ARTIFACT, **trained | change) for change in ({}, *changes)}
+    assert len(found) == 1 + len(changes)
+    elsewhere = trained | {"training": TrainingData(uri="https://elsewhere/training.npz", digest=OTHER)}
+    assert keys.artifact_key(**ARTIFACT, **elsewhere) in found
 
 
 def test_artifact_key_format_is_stable() -> None:
@@ -192,11 +214,13 @@ MEASUREMENT_CHANGES: dict[str, list[Any]] = {
     ],
     "threads": [1],
     "instances": [2],
+    "batching": [DynamicBatching(), DynamicBatching(max_batch_size=4)],
+    "preprocess": [IMAGES, *OTHER_IMAGES],
 }
 
 
 def test_measurement_key_differs_for_every_ingredient() -> None:
-    assert MEASUREMENT_CHANGES.keys() == MEASUREMENT.keys(), "a new ingredient needs a row here"
+    assert MEASUREMENT_CHANGES.keys() == parameters(keys.measurement_key), "a new ingredient needs a row here"
     found = [keys.measurement_key(**MEASUREMENT)]
     found += [keys.measurement_key(**MEASUREMENT | {name: value}) for name, values in MEASUREMENT_CHANGES.items() for value in values]
     assert len(set(found)) == len(found)

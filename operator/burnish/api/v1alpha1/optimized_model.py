@@ -366,6 +366,12 @@ class Datasets(ApiModel):
     training: TrainingData | None = Field(default=None, description="What passes train on; those that train need it.")
     preprocess: Preprocess | None = Field(default=None, description="How images become the model's input; needed where the data are images.")
 
+    @model_validator(mode="after")
+    def _prepares_something(self) -> Datasets:
+        if self.preprocess is not None and self.calibration is None and self.evaluation is None and self.training is None:
+            raise FieldError("preprocess", "stands without data that it could prepare; add evaluation, calibration or training data, or remove it")
+        return self
+
 
 class Resources(ApiModel):
     """What the serving container gets, and so the measuring one."""
