@@ -96,7 +96,7 @@ bench: dev toolchains examples ## Measure the claims of docs/benchmarks.md and w
 	for script; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done; $(BIN)/python tests/benchmarks/render.py
 
 matrix: dev toolchains examples ## Run every source format on every runtime and write docs/matrix.md; takes minutes
-	BURNISH_MATRIX=write $(BIN)/pytest -m long --durations=10 $(ARGS) tests/pipeline/test_matrix.py
+	$(BIN)/pytest -m long --durations=10 $(ARGS) tests/pipeline/test_matrix.py
 
 clean: ## Remove what these targets made here (not the caches in your home directory)
 	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist examples/.work tests/benchmarks/.work

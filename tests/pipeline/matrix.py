@@ -13,8 +13,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "matrix.md"
 
 _HEAD = """# Formats and runtimes
 
-What `burnish run` made of one model of each source format on each runtime. `make matrix` runs all of them again and writes this page (it takes minutes);
-`make test-long` runs them too and holds them to the page's structure and to bounds. The models are small and the measurements short: the page shows that
+What `burnish run` made of one model of each source format on each runtime. `make test-long` runs all of them again, holds them to the page's structure and
+to bounds, and writes this page; `make matrix` does that alone (it takes minutes). The models are small and the measurements short: the page shows that
 each way works and what it takes, [benchmarks.md](benchmarks.md) what is claimed about speed. Peak memory is the step's own process, its libraries included.
 """
 
