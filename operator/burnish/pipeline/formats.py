@@ -40,7 +40,8 @@ def detect(source: Files, declared: str | None) -> plugins.Format:
     found = next((plugin for plugin in known.values() if plugin.detect(source)), None)
     if found is None:
         content = "of no known format" if declared is None else f"not {declared}, nor of another known format"
-        raise BurnishError(Reason.UnsupportedFormat, f"{source.name} is {content}; {unknown.cure(source)}", field="spec.source.uri")
+        field = "spec.source.uri" if declared is None else "spec.source.format"
+        raise BurnishError(Reason.UnsupportedFormat, f"{source.name} is {content}; {unknown.cure(source)}", field=field)
     if declared is not None:
         within = next((part for part in unknown.inside(source) if part.plugin is known[declared]), None)
         cure = f"for the {declared} in it set {within}" if within else "correct the field or the file, or leave the field out to have it detected"

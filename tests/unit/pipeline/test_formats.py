@@ -98,7 +98,7 @@ def test_a_file_of_no_known_format_says_what_it_is_and_what_to_give(
     error = refusal(LocalFiles(tmp_path / name), declared)
     assert said in error.message
     assert ("is not ONNX" in error.message) is (declared is not None)
-    assert error.field == "spec.source.uri"
+    assert error.field == ("spec.source.format" if declared else "spec.source.uri")
 
 
 @pytest.mark.parametrize(
