@@ -47,6 +47,8 @@ TARGETS = {"ort": "ONNXRuntime", "openvino": "OpenVINO"}
 BASELINES = {target: f"{target} {names.BASELINE}" for target in TARGETS}
 MINILM = (("openvino", "openvino", 2.2), ("openvino", "ort", 3.0), ("ort", "ort", 1.7))
 """INT8 of which target, FP32 of which one, and how many times as fast it has to be."""
+INT4 = "int4"
+"""The candidate of weights alone in four bits, which is smaller and is told beside INT8 for information."""
 PEERS = {"ort": ("onnxruntime.quantization, all types", "onnxruntime.quantization, weighted types"), "openvino": ("NNCF",)}
 
 
@@ -62,8 +64,8 @@ class Measured:
         return bare.interval(statistics.paired_ratio(*(np.array(self.models[key]["medians"]) for key in (slow, fast))))
 
     def fastest(self, target: str) -> str:
-        """The candidate of a target with the lowest median, of those that keep the vectors' direction on average; of all, where none does."""
-        found = [key for key in self.models if key.split()[0] == target and key != BASELINES[target]]
+        """The INT8 candidate of a target with the lowest median, of those that keep the vectors' direction on average; of all, where none does."""
+        found = [key for key in self.models if key.split()[0] == target and key not in (BASELINES[target], f"{target} {INT4}")]
         good = [key for key in found if self.models[key]["cosine"] >= COSINE] or found
         return min(good, key=lambda key: medians_of.median(self.models[key]["medians"]))
 
@@ -75,11 +77,24 @@ def run_example(name: str, folder: Path) -> dict[str, WorkDir]:
     return {target: WorkDir(run.work.root.parent / target) for target in TARGETS}
 
 
-def measure(name: str, works: Mapping[str, WorkDir], folder: Path, peers: Sequence[str], rounds: int) -> Measured:
-    """Everything that was built, and the peers, in one process of the toolchain."""
+def variant(name: str, folder: Path, **changes: Any) -> str:
+    """An example with other fields of `spec`, measured for a second, as `run_example` takes it."""
+    spec = yaml.safe_load((example.EXAMPLES / f"{name}.yaml").read_text())
+    spec["spec"] |= {"constraints": {}, "measurement": {"timeout": "1s"}, **changes}
+    spec["spec"]["targets"] = [{"name": t, "runtime": r, "resources": {"cpu": "1", "memory": "2Gi"}} for t, r in TARGETS.items()]
+    for entry in (spec["spec"]["source"], *spec["spec"]["datasets"].values()):
+        entry["uri"] = f"file:{example.EXAMPLES / entry['uri'].removeprefix('file:')}"
+    folder.mkdir(exist_ok=True)
+    manifest = folder / f"{name}.yaml"
+    manifest.write_text(yaml.safe_dump(spec))
+    return str(manifest.with_suffix(""))
+
+
+def measure(name: str, works: Mapping[str, WorkDir], more: Mapping[str, WorkDir], folder: Path, peers: Sequence[str], rounds: int) -> Measured:
+    """Everything that was built, by a second run too, and the peers, in one process of the toolchain."""
     built = {
         f"{target} {model.name}": (TARGETS[target], str(work.path(model.directory) / "model"))
-        for target, work in works.items()
+        for target, work in (*more.items(), *works.items())
         for model in work.load(StepName.build, BuildStepRecord).models
         if model.directory is not None
     }
@@ -106,13 +121,17 @@ def measure(name: str, works: Mapping[str, WorkDir], folder: Path, peers: Sequen
 
 
 def minilm_rows(found: Measured) -> list[dict[str, Any]]:
-    """INT8 against FP32, on the same runtime and on the other one."""
+    """INT8 against FP32, on the same runtime and on the other one; INT4 of weights against both, for information."""
     rows = []
     for target, against, wanted in MINILM:
         key, peer = found.fastest(target), BASELINES[against]
         speed, model = found.ratio(peer, key), found.models[key]
         is_right = model["cosine"] >= COSINE
         rows.append(_row(found, key, peer, speed, f"at least {wanted}", speed["estimate"] >= wanted and is_right))
+    for target in TARGETS:
+        for peer in (BASELINES[target], found.fastest(target)):
+            key = f"{target} {INT4}"
+            rows.append(_row(found, key, peer, found.ratio(peer, key), "for information", None))
     return rows
 
 
@@ -189,16 +208,7 @@ def _benchmark_app(model: Path, seconds: int) -> float:
 
 def conversion_rows(name: str, source: Path, folder: Path, repetitions: int) -> list[dict[str, Any]]:
     """Export, and the build for each runtime: convert only, so that both sides do the same."""
-    spec = yaml.safe_load((example.EXAMPLES / f"{name}.yaml").read_text())
-    spec["spec"]["passes"] = []
-    spec["spec"]["constraints"] = {}
-    spec["spec"]["measurement"] = {"timeout": "1s"}
-    spec["spec"]["targets"] = [{"name": t, "runtime": r, "resources": {"cpu": "1", "memory": "2Gi"}} for t, r in TARGETS.items()]
-    for entry in (spec["spec"]["source"], *spec["spec"]["datasets"].values()):
-        entry["uri"] = f"file:{example.EXAMPLES / entry['uri'].removeprefix('file:')}"
-    manifest = folder / f"{name}.yaml"
-    manifest.write_text(yaml.safe_dump(spec))
-    works = run_example(str(manifest.with_suffix("")), folder)
+    works = run_example(variant(name, folder, passes=[]), folder)
     found: dict[str, list[tuple[tuple[float, float], tuple[float, float]]]] = {"export": [], **{f"build-{target}": [] for target in TARGETS}}
     for number in range(repetitions):
         scratch = folder / f"{name}-{number}"
@@ -282,7 +292,9 @@ def speed_rows(name: str, rounds: int, *, quick: bool) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="burnish-runtimes-") as temporary:
         folder = Path(temporary)
         peers = [] if name == "minilm" else [peer for found in PEERS.values() for peer in found]
-        measured = measure(name, run_example(name, folder), folder, peers, rounds)
+        int4 = [{"type": "Quantize", "quantize": {"precision": "INT4"}}]
+        more = run_example(variant(name, folder / INT4, passes=int4), folder / INT4) if name == "minilm" else {}
+        measured = measure(name, run_example(name, folder), more, folder, peers, rounds)
         print(json.dumps({key: {k: v for k, v in model.items() if k != "medians"} for key, model in measured.models.items()}, indent=1))
         return minilm_rows(measured) if name == "minilm" else [*resnet_rows(measured), benchmark_app_row(measured, 2 if quick else 10, 3)]
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino
@@ -56,6 +57,38 @@ def float_ops(path: Path) -> list[str]:
     """Weighted operations whose weights are stored as FP32; a codebook's Gather is none."""
     ops = [op for op in ir.weighted_ops(ir.read(path)) if op.get_type_name() != "Gather"]
     return [ir.label(op) for op in ops if ir.weight(op).get_element_type().get_type_name() == "f32"]
+
+
+def of_weights(folder: Path, name: str) -> dict[str, object]:
+    """What a step of weights alone makes of wide.onnx: the type of each layer's weights, and the bytes of all."""
+    target = folder / f"wide-{name}" / RUNTIME.model_file
+    target.parent.mkdir()
+    RUNTIME.apply(STEPS[name], folder / "wide.onnx", target, calibration=[])
+    types = {ir.label(op): ir.weight(op).get_element_type().get_type_name() for op in ir.weighted_ops(ir.read(target))}
+    return {"types": types, "bytes": target.with_suffix(".bin").stat().st_size}
+
+
+def quantized(folder: Path, source: str, feeds: list[base.Arrays], **options: object) -> list[Any]:
+    """The operations that round activations in what static quantization makes of a model, in order."""
+    target = folder / f"{source}-{'-'.join(map(str, options.values()))}" / RUNTIME.model_file
+    target.parent.mkdir()
+    RUNTIME.apply(base.Step("static", {**STATIC, **options}), folder / f"{source}.onnx", target, calibration=feeds)
+    return [op for op in ir.read(target).get_ordered_ops() if op.get_type_name() == "FakeQuantize"]
+
+
+def largest(folder: Path, method: str) -> float:
+    """Of the image's values, in what is calibrated on requests that have one value of 80 in 16,384."""
+    feeds = [{"image": np.random.default_rng(i).standard_normal((256, 1, 8, 8)).astype(np.float32)} for i in range(2)]
+    for feed in feeds:
+        feed["image"][3, 0, 2, 2] = 80.0
+    first = quantized(folder, "cnn", feeds, calibrationMethod=method)[0]
+    return float(first.input_value(2).get_node().data.max())
+
+
+def rounded(folder: Path, *, transformer: bool) -> int:
+    """How many activations of the attention are rounded."""
+    feeds = [{"x": np.random.default_rng(i).standard_normal((1, 4, 16)).astype(np.float32)} for i in range(16)]
+    return len(quantized(folder, "attention", feeds, transformer=transformer))
 
 
 def made(folder: Path, name: str) -> Path:
@@ -140,6 +173,9 @@ def main(folder: Path) -> dict[str, object]:
         "opset": max(int(name.removeprefix("opset")) for name in dir(openvino) if name.startswith("opset")),
         "float": {name: float_ops(path) for name, path in paths.items()},
         "bytes": {name: path.with_suffix(".bin").stat().st_size for name, path in paths.items()},
+        "of weights": {name: of_weights(folder, name) for name in ("int4", "weights")},
+        "largest": {method: largest(folder, method) for method in ("MinMax", "Percentile")},
+        "rounded": {str(transformer): rounded(folder, transformer=transformer) for transformer in (False, True)},
         "indices": {name: indices(path) for name, path in paths.items() if name.startswith("shared")},
         "shared too little": refusal(lambda: shared_mlp(folder)),
         "full disk": written_to(folder / "full") if (folder / "full").is_mount() else None,

@@ -38,6 +38,7 @@ GOOD = {
     "recurrent": Case("Keras", "recurrent.keras"),
     "constants and layers of training": Case("Keras", "normalized.keras"),
     "constants, exported by keras": Case("SavedModel", "normalized"),
+    "constant strings": Case("SavedModel", "labels"),
     "input without effect": Case("SavedModel", "idle"),
     "exported by keras": Case("SavedModel", "exported"),
     "several inputs exported by keras": Case("SavedModel", "two"),
@@ -55,6 +56,10 @@ BAD = {
     "custom layer in hdf5": Case("Keras", "custom.h5"),
     "layer that only its author has, in hdf5": Case("Keras", "plain.h5"),
     "class of another module": Case("Keras", "module.keras"),
+    "layer that prepares text": Case("Keras", "text.keras"),
+    "layer that looks up ids": Case("Keras", "ids.keras"),
+    "text, exported by keras": Case("SavedModel", "text"),
+    "ids, exported by keras": Case("SavedModel", "ids"),
     "weights alone": Case("Keras", "net.weights.h5"),
     "hdf5 that is no model": Case("Keras", "table.h5"),
     "weights from another file": Case("Keras", "external.keras"),
@@ -140,6 +145,7 @@ def of_keras(directory: Path, canary: Path) -> None:
     for name, body in {"normalized.keras": keras.layers.Dropout(0.5)(keras.layers.RandomFlip()(normal)), "normalized": normal}.items():
         model = keras.Model(pixels, keras.layers.Dense(3, name="logits")(keras.layers.Flatten()(body)))
         model.save(directory / name) if "." in name else model.export(directory / name, verbose=False)
+    of_text(directory)
     steps = keras.Input((7, 3), name="x")
     keras.Model(steps, keras.layers.Dense(2, name="logits")(keras.layers.LSTM(4)(steps))).save(directory / "recurrent.keras")
     for name, layer in {"lambda": keras.layers.Lambda(code), "custom": Frobnicate()}.items():
@@ -156,6 +162,20 @@ def of_keras(directory: Path, canary: Path) -> None:
     with h5py.File(directory / "net.h5") as old, h5py.File(directory / "linked.h5", "w") as new:
         new.attrs["model_config"] = old.attrs["model_config"]
         new["model_weights"] = h5py.ExternalLink(str(directory / "net.h5"), "/model_weights")
+
+
+def of_text(directory: Path) -> None:
+    """A scalar string and a table that a function captures, and a table alone."""
+    words = keras.layers.TextVectorization(vocabulary=["good", "bad"], output_sequence_length=4, name="words")
+    numbers = keras.layers.IntegerLookup(vocabulary=[12, 36], name="numbers")
+    for name, layer, x in (
+        ("text", words, keras.Input((1,), dtype="string", name="x")),
+        ("ids", numbers, keras.Input((4,), dtype="int64", name="x")),
+    ):
+        body = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(8, 5)(layer(x)))
+        model = keras.Model(x, keras.layers.Dense(2, name="logits")(body))
+        model.save(directory / f"{name}.keras")
+        model.export(directory / name, verbose=False)
 
 
 def damaged(directory: Path, whole: bytes) -> None:
@@ -236,6 +256,10 @@ def of_tensorflow(directory: Path, canary: Path) -> None:
     save("unranked", spec=tf.TensorSpec(None, tf.float32, name="x"), serving_default=lambda x: {"logits": tf.matmul(tf.reshape(x, (-1, 8)), weight)})
     idle = tf.function(lambda x, y: {"logits": product(x)}, input_signature=[row, tf.TensorSpec((None, 2), tf.float32, name="y")])
     tf.saved_model.save(tf.Module(), str(directory / "idle"), signatures=idle.get_concrete_function())
+    labels = tf.Module()
+    labels.names = tf.constant(list("abcdefgh"))
+    named = tf.function(lambda x: {"logits": product(x), "y": tf.gather(labels.names, tf.argsort(x))}, input_signature=[row])
+    tf.saved_model.save(labels, str(directory / "labels"), signatures=named.get_concrete_function())
     save("fixed", spec=tf.TensorSpec((BATCH, 8), tf.float32, name="x"), serving_default=answer)
     save("writer", serving_default=writes)
     save("initializer", writes, serving_default=answer)

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from sklearn.metrics import f1_score
@@ -98,13 +101,16 @@ def test_direction_of_lines_is_scored_by_f1(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_accuracy_control_lifts_what_int8_costs_a_text_recogniser(tmp_path: Path) -> None:
-    code, found, _ = run_example("ocr-openvino", tmp_path)
+    code, found, report = run_example("ocr-openvino", tmp_path)
     (target,) = found["status"]["targets"]
     candidates = {c["name"]: c for c in target["candidates"]}
     assert code == 0, target
     plain, controlled = candidates["static"], candidates["static-control"]
     assert float(plain["score"]) < float(controlled["score"]) - 0.03, "plain INT8 loses lines that control keeps"
     assert float(controlled["score"]) > 0.9
+    kept = re.search(r"answers stay; in float: ([^<]+)", html.unescape(report))
+    nodes = {node.name for node in onnx.load(ROOT / "examples/.work/ocr/model.onnx").graph.node}
+    assert kept and set(kept[1].strip().split(", ")) <= nodes, "the report names what went back to float"
 
 
 @pytest.mark.long

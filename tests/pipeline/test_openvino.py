@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import subprocess
 from collections.abc import Callable
@@ -43,6 +44,25 @@ def cnn() -> onnx.ModelProto:
         helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch", 4]),
     ]
     graph = helper.make_graph(nodes, "cnn", ends[:1], ends[1:], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def attention() -> onnx.ModelProto:
+    """One head of attention beside its input: x (batch, 4, 16) float32 -> y."""
+    products = [("query", "x", "wq", "q"), ("key", "x", "wk", "k"), ("value", "x", "wv", "v")]
+    nodes = [
+        *(helper.make_node("MatMul", [x, weight], [y], name=name) for name, x, weight, y in products),
+        helper.make_node("Transpose", ["k"], ["t"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["q", "t"], ["a"], name="products"),
+        helper.make_node("Softmax", ["a"], ["s"], axis=-1),
+        helper.make_node("MatMul", ["s", "v"], ["m"], name="mean"),
+        helper.make_node("MatMul", ["m", "wo"], ["o"], name="out"),
+        helper.make_node("Add", ["x", "o"], ["y"]),
+    ]
+    generator = np.random.default_rng(0)
+    weights = [numpy_helper.from_array((generator.standard_normal((16, 16)) / 4).astype(np.float32), name) for name in ("wq", "wk", "wv", "wo")]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4, 16]) for name in "xy")
+    graph = helper.make_graph(nodes, "attention", [x], [y], weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
@@ -101,7 +121,9 @@ def found(tmp_path_factory: pytest.TempPathFactory, make_mlp: Callable[..., onnx
     """What the plugin does, all of it in one process of the toolchain."""
     folder = tmp_path_factory.mktemp("plugin")
     onnx.save(cnn(), folder / "cnn.onnx")
+    onnx.save(attention(), folder / "attention.onnx")
     onnx.save(with_outlier(make_mlp()), folder / "mlp.onnx")
+    onnx.save(make_mlp(inputs=64, hidden=64), folder / "wide.onnx")
     onnx.save(make_mlp(hidden=10), folder / "small.onnx")
     onnx.save(unary("StringConcat", TensorProto.STRING, 2), folder / "concat.onnx")
     onnx.save(unary("Identity", TensorProto.STRING), folder / "strings.onnx")
@@ -156,6 +178,21 @@ def test_excluded_nodes_and_ends_stay_float(found):
         "fp16": [],
         "fp16-but": ["conv2"],
     }
+
+
+def test_int4_holds_products_in_four_bits_but_for_the_last_in_fewer_bytes_than_int8(found):
+    int4, int8 = (found["of weights"][name] for name in ("int4", "weights"))
+    assert int4["types"] == {"layer0": "u4", "layer1": "u4", "y": "u8"}
+    assert int8["types"] == dict.fromkeys(int4["types"], "u8")
+    assert int4["bytes"] < int8["bytes"]
+
+
+def test_percentile_leaves_outliers_out(found):
+    assert found["largest"]["Percentile"] < 0.2 * found["largest"]["MinMax"] < 0.2 * 81
+
+
+def test_transformer_mode_rounds_other_activations_of_an_attention(found):
+    assert found["rounded"] == {"False": 5, "True": 4}, "what is added beside the attention stays float"
 
 
 def test_shared_weights_stay_codebooks_in_the_file_with_four_bits_where_they_fit(found):
@@ -236,7 +273,9 @@ def test_targets_of_both_runtimes_are_measured_each_with_its_own_passes(project,
         assert all(float(candidate["score"]) > 0.98 for candidate in target["candidates"])
         assert float(target["measurements"][0]["speedup"]["low"]) > 1, "static INT8 is faster on both"
     assert targets["ort"]["baseline"]["digest"] != targets["openvino"]["baseline"]["digest"], "each is held against its own runtime's baseline"
-    assert "100.0% of the calibration's answers stay; in float: nothing" in ran.stderr
+    told = "100.0% of the calibration's answers stay; in float: nothing"
+    assert told in ran.stderr
+    assert told in html.unescape((project.path / "report-openvino.html").read_text())
 
     pulled = project.burnish("pull", "runtimes/openvino", "-o", tmp_path / "pulled", "--store", project.store)
     assert pulled.code == 0, pulled.stderr

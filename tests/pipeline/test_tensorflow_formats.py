@@ -24,6 +24,16 @@ REFUSED = {
     "custom layer in hdf5": ("ArchitectureMismatch", "needs Frobnicate, which Keras does not have"),
     "layer that only its author has, in hdf5": ("ArchitectureMismatch", "needs Plain, which Keras does not have"),
     "class of another module": ("ArchitectureMismatch", "needs system"),
+    "layer that prepares text": (
+        "UnsupportedOperator",
+        "with TextVectorization (words), which ONNX has no operators for; the client prepares the text",
+    ),
+    "layer that looks up ids": ("UnsupportedOperator", "with IntegerLookup (numbers), which ONNX has no operators for"),
+    "text, exported by keras": (
+        "UnsupportedOperator",
+        "with LookupTableFindV2, StaticRegexReplace, StringSplitV2, which ONNX has no operators for; the client",
+    ),
+    "ids, exported by keras": ("UnsupportedOperator", "with LookupTableFindV2, which ONNX has no operators for; the client prepares the text"),
     "weights alone": ("InvalidModel", "model.save('model.keras')"),
     "hdf5 that is no model": ("InvalidModel", "table.h5 holds no description of a model"),
     "weights from another file": ("UnsafeSource", "takes /layers/dense/vars/0 from other files"),

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from burnish.api.job_contract import SourceRecord
 from burnish.errors import BurnishError, Reason
+from burnish.pipeline import unknown
 from burnish.plugins import base as plugins
 from burnish.plugins import registry
 from burnish.plugins.files import Files
@@ -37,16 +38,27 @@ def detect(source: Files, declared: str | None) -> plugins.Format:
     if declared is not None and known[declared].detect(source):
         return known[declared]
     found = next((plugin for plugin in known.values() if plugin.detect(source)), None)
-    if declared is not None:
-        content = f"{found.name}, not {declared}" if found else f"not {declared}"
-        raise BurnishError(
-            Reason.UnsupportedFormat,
-            f"{source.name} is {content}; correct the field or the file, or leave the field out to have it detected",
-            field="spec.source.format",
-        )
     if found is None:
-        raise BurnishError(Reason.UnsupportedFormat, f"{source.name} is of no known format; known: {', '.join(known)}", field="spec.source.uri")
+        content = "of no known format" if declared is None else f"not {declared}, nor of another known format"
+        field = "spec.source.uri" if declared is None else "spec.source.format"
+        raise BurnishError(Reason.UnsupportedFormat, f"{source.name} is {content}; {unknown.cure(source)}", field=field)
+    if declared is not None:
+        within = next((part for part in unknown.inside(source) if part.plugin is known[declared]), None)
+        cure = f"for the {declared} in it set {within}" if within else "correct the field or the file, or leave the field out to have it detected"
+        raise BurnishError(Reason.UnsupportedFormat, f"{source.name} is {found.name}, not {declared}; {cure}", field="spec.source.format")
     return found
+
+
+def told(plugin: plugins.Format, source: Files, declared: str | None) -> str:
+    """The format that was taken and, unless it was declared, how to get what else the source holds that needs nothing more."""
+    if declared is None:
+        for other in registry.formats().values():
+            if other is not plugin and other.detect(source):
+                return f"{plugin.name}; for the {other.name} in it set format: {other.name}"
+        for part in unknown.inside(source):
+            if part.plugin is not plugin and not part.wanted:
+                return f"{plugin.name}; for the {part.plugin.name} in it set {part}"
+    return plugin.name
 
 
 def check_versions(plugin: plugins.Format, source: Files, runtimes: Sequence[plugins.Runtime], image: plugins.ServingImage) -> None:

@@ -50,8 +50,9 @@ def run(request: ResolveRequest, store: Store, access: fetch.Access | None = Non
         )
 
     source = pin(request.source.uri, request.source.digest, request.source.refresh, "spec.source.uri")
-    plugin = format_of(request, _stored(store, source))
-    emit(f"source is {plugin.name}")
+    files = _stored(store, source)
+    plugin = format_of(request, files)
+    emit(f"source is {formats.told(plugin, files, request.source.format)}")
     data = request.datasets
     calibration = data.calibration and pin(data.calibration.uri, data.calibration.digest, request.source.refresh, "spec.datasets.calibration.uri")
     evaluation = data.evaluation and pin(data.evaluation.uri, data.evaluation.digest, request.source.refresh, "spec.datasets.evaluation.uri")
@@ -61,8 +62,9 @@ def run(request: ResolveRequest, store: Store, access: fetch.Access | None = Non
         field = wanted.field("uri")
         if field not in own:
             found = pin(wanted.source.uri, wanted.source.digest, request.source.refresh, field)
-            own[field] = StudentRecord(source=found, format=wanted.find_format(_stored(store, found)).name)
-            emit(f"student is {own[field].format}")
+            theirs = wanted.find_format(files := _stored(store, found))
+            own[field] = StudentRecord(source=found, format=theirs.name)
+            emit(f"student is {formats.told(theirs, files, wanted.source.format)}")
     record = ResolveRecord(
         source=source,
         calibration=calibration,

@@ -269,6 +269,14 @@ class Format(abc.ABC):
                     field=f"spec.source.{to_camel(name)}",
                 )
 
+    def wanted(self, folder: Files) -> str:
+        """What the manifest has to say of every source of this format, such as `trusted: true`; for messages.
+
+        Args:
+            folder: where the source lies: something there may tell.
+        """
+        return ""
+
     @abc.abstractmethod
     def export(self, source: SourceModel, target: Path, *, image: ServingImage) -> tuple[Signature, GraphFacts]:
         """Write the model as ONNX to `target` (a file; external data beside it only where it exceeds 2 GiB).

@@ -62,6 +62,34 @@ class LocalFiles:
         return (self._path / path if self.is_directory else self._path).open("rb")
 
 
+class Part:
+    """A file or a folder within a directory, as a source of its own."""
+
+    def __init__(self, whole: Files, path: str) -> None:
+        self._whole, self._path = whole, path
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self._path.rpartition("/")[2]
+
+    @property
+    def is_directory(self) -> bool:
+        """False for one of the files."""
+        return self._path not in self._whole.paths
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """Relative to the folder; of a file its name."""
+        if not self.is_directory:
+            return [self.name]
+        return [path.removeprefix(f"{self._path}/") for path in self._whole.paths if path.startswith(f"{self._path}/")]
+
+    def open(self, path: str) -> BinaryIO:
+        """As of the whole."""
+        return self._whole.open(f"{self._path}/{path}" if self.is_directory else self._path)
+
+
 def head(files: Files, path: str, count: int) -> bytes:
     """The first `count` bytes of a file, or fewer."""
     with files.open(path) as stream:

@@ -25,9 +25,10 @@ _MAX_FIELD_BYTES = 4096
 def looks_like_model(head: bytes) -> bool:
     """True if a file with this head starts with `ir_version`, a small integer, followed by another field of a ModelProto.
 
-    Every exporter writes the fields in order, so field 1 comes first; a full parse needs the onnx library and belongs to export.
+    Every exporter writes the fields in order, so field 1 comes first; a full parse needs the onnx library and belongs to export. IR version 3 is the
+    first whose operators have a version; TensorFlow's saved_model.pb begins as IR version 1 would.
     """
-    return len(head) > 3 and head[0] == 0x08 and 1 <= head[1] <= 127 and _MODEL_FIELDS.get(head[2] >> 3) == head[2] & 7
+    return len(head) > 3 and head[0] == 0x08 and 3 <= head[1] <= 127 and _MODEL_FIELDS.get(head[2] >> 3) == head[2] & 7
 
 
 def declared_versions(stream: BinaryIO) -> tuple[int, int] | None:

@@ -320,6 +320,14 @@ def test_report_says_the_verdict_in_one_sentence(kind: str, state: State, headli
     assert re.fullmatch(headline, found[1])
 
 
+def test_report_names_what_accuracy_control_put_back_in_float() -> None:
+    data = accepted()
+    told = "static INT8; 98.4% of the calibration's answers stay; in float: conv1, encoder/layers.0/attn<0>"
+    first, *others = data.build.candidates
+    controlled = data.build.model_copy(update={"candidates": (first.model_copy(update={"summary": told}), *others)})
+    assert f" {told} " in words(page.render(dataclasses.replace(data, build=controlled)))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_report_needs_nothing_from_outside(kind: str) -> None:
     text = html(kind)

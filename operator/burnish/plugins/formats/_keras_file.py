@@ -20,6 +20,8 @@ _MAX_GROWTH, _GRACE_BYTES = 16, 2**24
 """Keras compresses neither archive nor weights: what unpacks to many times its size was made for that."""
 _CODE = {"Lambda": "a Lambda layer", "__lambda__": "a Python function", "TFSMLayer": "a layer that loads a SavedModel"}
 """class_name -> what it is. Keras' safe mode refuses them too."""
+_TEXT = frozenset({"TextVectorization", "StringLookup", "IntegerLookup", "Hashing", "HashedCrossing"})
+"""Layers of Keras that prepare text and ids by a table or a hash, which ONNX doesn't have."""
 _EXPORT = "export it where its code is, and use that folder as the source: model.export('folder')"
 _LISTED = 5
 
@@ -40,7 +42,7 @@ def check(path: Path) -> str:
     """Refuse a file that needs code, reaches for other files, or unpacks beyond measure; returns the suffix by which Keras knows its kind.
 
     Raises:
-        BurnishError: UnsafeSource, ArchitectureMismatch, InvalidModel.
+        BurnishError: UnsafeSource, ArchitectureMismatch, UnsupportedOperator, InvalidModel.
     """
     with path.open("rb") as file:
         is_zip = file.read(2) == b"PK"
@@ -138,7 +140,8 @@ def _check_config(config: Any, name: str) -> None:
     """What is to be built is Keras' own. How the model was trained (`compile_config`) is not built.
 
     Raises:
-        BurnishError: UnsafeSource for code in the file, ArchitectureMismatch for classes whose code is elsewhere.
+        BurnishError: UnsafeSource for code in the file, ArchitectureMismatch for classes whose code is elsewhere, UnsupportedOperator for layers
+            that prepare text.
     """
     objects = list(_objects({key: value for key, value in config.items() if key != "compile_config"} if isinstance(config, dict) else config))
     code = sorted({_CODE[found["class_name"]] + _called(found) for found in objects if found["class_name"] in _CODE})
@@ -148,6 +151,11 @@ def _check_config(config: Any, name: str) -> None:
     custom = sorted({found["class_name"].rpartition(">")[2] for found in objects if _is_custom(found)})
     if custom:
         raise needs_code(name, custom)
+    preparing = sorted({found["class_name"] + _called(found) for found in objects if found["class_name"] in _TEXT})
+    if preparing:
+        listed = ", ".join(preparing[:_LISTED])
+        cure = "the client prepares the text: save the part of the model behind them, which takes numbers"
+        raise BurnishError(Reason.UnsupportedOperator, f"{name} prepares text or ids with {listed}, which ONNX has no operators for; {cure}")
 
 
 def needs_code(name: str, classes: Sequence[str]) -> BurnishError:

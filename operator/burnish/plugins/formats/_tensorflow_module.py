@@ -25,6 +25,9 @@ OPSET = 18
 """The newest that tf2onnx 1.17 writes."""
 _MAX_WEIGHT_BYTES = 1_900_000_000
 """tf2onnx puts weights into the protobuf, which holds 2 GiB."""
+_TEXT = re.compile(r"LookupTable\w+|\w*HashTable\w*|String\w+|\w*Regex\w+|Unicode\w+|Substr|AsString|Ragged\w+")
+"""TensorFlow's operators on text, and tables."""
+_LISTED = 5
 _ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "-1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -71,7 +74,7 @@ class NamedFunction:
         """Write ONNX to `target`, checked as every ONNX source is. The function is traced, not run.
 
         Raises:
-            BurnishError: InvalidModel; as the ONNX format's `export`.
+            BurnishError: InvalidModel, UnsupportedOperator; as the ONNX format's `export`.
         """
         if self.weight_bytes > _MAX_WEIGHT_BYTES:
             text = f"the model has {self.weight_bytes / 1e9:.1f} GB of weights, and tf2onnx converts at most {_MAX_WEIGHT_BYTES / 1e9:.1f} GB"
@@ -88,6 +91,7 @@ class NamedFunction:
             model, _ = tf2onnx.convert.from_function(function, specs, opset=min(OPSET, image.max_opset))
         except Exception as error:  # of the tracing or the conversion, whatever it is
             raise _broken("TensorFlow does not bring the model to ONNX", error) from error
+        _check_text(model)
         _inline_constants(model, {inner.name: outer.numpy() for outer, inner in captures if outer.dtype != tf.resource})
         number_names(model)
         raw = target.with_suffix(".tensorflow.onnx")
@@ -95,14 +99,36 @@ class NamedFunction:
         return _exported.finish(raw, self.inputs, target, image=image)
 
 
+def _check_text(model: Any) -> None:
+    """Refuse what tf2onnx left of TensorFlow's operators on text, with a cure of its own: no other operators would do.
+
+    Raises:
+        BurnishError: UnsupportedOperator.
+    """
+    import onnx
+
+    names = sorted({node.op_type for node in _onnx_graph.nodes(model) if _TEXT.fullmatch(node.op_type) and not onnx.defs.has(node.op_type)})
+    if names:
+        cure = "the client prepares the text: save the part of the model behind it, which takes numbers"
+        text = f"the model prepares text or ids with {', '.join(names[:_LISTED])}, which ONNX has no operators for; {cure}"
+        raise BurnishError(Reason.UnsupportedOperator, text)
+
+
 def _inline_constants(model: Any, constants: base.Arrays) -> None:
     """Make initializers of the constants that a function has captured (the mean of a Normalization, for one): tf2onnx takes them for inputs."""
     from onnx import numpy_helper
 
     inputs = [value for value in model.graph.input if value.name in constants]
-    model.graph.initializer.extend(numpy_helper.from_array(constants[value.name], value.name) for value in inputs)
+    model.graph.initializer.extend(numpy_helper.from_array(_array(constants[value.name]), value.name) for value in inputs)
     for value in inputs:
         model.graph.input.remove(value)
+
+
+def _array(value: Any) -> np.ndarray:
+    """What TensorFlow gives as an array, or, of one string, as bytes."""
+    import numpy as np
+
+    return np.asarray(value, dtype=object) if isinstance(value, bytes) else np.asarray(value)
 
 
 def number_names(model: Any) -> None:

@@ -36,6 +36,15 @@ def check_name(architecture: str | None) -> None:
         raise BurnishError(Reason.ArchitectureMismatch, text, field=FIELD)
 
 
+def of_timm(config: object) -> str | None:
+    """What the manifest has to say, by the config.json that timm leaves beside weights; None of any other."""
+    name, classes = (config.get("architecture"), config.get("num_classes")) if isinstance(config, dict) else (None, None)
+    if not isinstance(name, str) or not name.isidentifier():
+        return None
+    args = f' and architectureArgs: [{{name: num_classes, value: "{classes}"}}]' if isinstance(classes, int) else ""
+    return f"architecture: timm.{name}{args}"
+
+
 def build(options: base.SourceOptions) -> Any:
     """The module, with weights of no meaning.
 

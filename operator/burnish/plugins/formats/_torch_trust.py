@@ -42,6 +42,10 @@ class Program(base.Format):
         super().check_options(options)
         check(options, self.name)
 
+    def wanted(self, folder: Files) -> str:
+        """The trust."""
+        return "trusted: true"
+
 
 def load(source: base.SourceModel, format_name: str, read: Callable[[Path], Any], cure: str) -> Any:
     """What `read` makes of the source, which is trusted.

@@ -14,7 +14,7 @@ from burnish.plugins.formats import _tensorflow_graph, _tensorflow_module
 if TYPE_CHECKING:
     import numpy as np
 
-_HEAD = b"\x08\x01\x12"
+HEAD = b"\x08\x01\x12"
 """SavedModel: field 1, saved_model_schema_version = 1, then field 2, a MetaGraphDef (saved_model.proto)."""
 
 
@@ -27,7 +27,7 @@ class SavedModel(base.Format):
 
     def detect(self, files: Files) -> bool:
         """True for a directory whose saved_model.pb begins as one."""
-        return files.is_directory and _tensorflow_graph.MODEL in files.paths and head(files, _tensorflow_graph.MODEL, len(_HEAD)) == _HEAD
+        return files.is_directory and _tensorflow_graph.MODEL in files.paths and head(files, _tensorflow_graph.MODEL, len(HEAD)) == HEAD
 
     def export(self, source: base.SourceModel, target: Path, *, image: base.ServingImage) -> tuple[base.Signature, base.GraphFacts]:
         """Check the protobuf, load, convert one signature.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from burnish.plugins import base
-from burnish.plugins.files import Files
+from burnish.plugins.files import Files, read_json
 from burnish.plugins.formats import _torch_architectures, _torch_module, _torch_weights
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ class StateDict(base.Format):
         """
         super().check_options(options)
         _torch_architectures.check_name(options.architecture)
+
+    def wanted(self, folder: Files) -> str:
+        """The architecture: that of timm's config.json, where there is one."""
+        return _torch_architectures.of_timm(read_json(folder, "config.json")) or "the architecture, such as architecture: torchvision.models.resnet18"
 
     def export(self, source: base.SourceModel, target: Path, *, image: base.ServingImage) -> tuple[base.Signature, base.GraphFacts]:
         """Build the architecture, load the weights, export.
