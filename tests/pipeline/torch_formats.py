@@ -8,6 +8,7 @@ tests/pipeline/test_torch_formats.py reads the outcome.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,12 @@ BAD = {
     "unknown pooling module": Case("HuggingFace", "lstm"),
     "dense layer of another size": Case("HuggingFace", "dense-cut"),
     "dense layer with code as its activation": Case("HuggingFace", "dense-code"),
+    "transformer outside the source": Case("HuggingFace", "outside"),
+    "transformer at an absolute path": Case("HuggingFace", "absolute"),
+    "transformer behind a link": Case("HuggingFace", "linked"),
+    "pooling outside the source": Case("HuggingFace", "outside-pooling"),
+    "dense layer outside the source": Case("HuggingFace", "outside-dense"),
+    "weights outside the source": Case("HuggingFace", "outside-weights"),
     "program that is not trusted": Case("ExportedProgram", "evil.pt2"),
     "script that is not trusted": Case("TorchScript", "evil.script.pt"),
     "script without inputs": Case("TorchScript", "net.script.pt", TRUSTED),
@@ -161,6 +168,7 @@ def make(directory: Path) -> None:
     torch.save({"state_dict": Evil(canary)}, directory / "evil-old.pt", _use_new_zipfile_serialization=False)
     programs(directory, canary)
     folders(directory, canary)
+    outsiders(directory)
     for cut, whole in {
         "cut.safetensors": "squeezenet.safetensors",
         "cut.pt": "checkpoint.pt",
@@ -226,6 +234,22 @@ def folders(directory: Path, canary: Path) -> None:
             (directory / name / "2_Dense" / "config.json").write_text(json.dumps(config))
             weights = {f"linear.{key}": value for key, value in layer.state_dict().items()}
             safetensors.torch.save_file(weights, directory / name / "2_Dense" / "model.safetensors")
+
+
+def outsiders(directory: Path) -> None:
+    """Copies of the model `dense` that name a file or a folder of that model, or of another one beside them."""
+    other = {"outside": "../body", "absolute": str(directory / "body"), "linked": "body", "outside-pooling": "../dense/1_Pooling"}
+    for name, path in {**other, "outside-dense": "../dense/2_Dense"}.items():
+        shutil.copytree(directory / "dense", directory / name)
+        modules = json.loads((directory / name / "modules.json").read_text())
+        modules[{"outside-pooling": 1, "outside-dense": 2}.get(name, 0)]["path"] = path
+        (directory / name / "modules.json").write_text(json.dumps(modules))
+    (directory / "linked" / "body").symlink_to(directory / "body")
+    shutil.copytree(directory / "body", directory / "outside-weights")
+    (directory / "outside-weights" / "model.safetensors").rename(directory / "outside-weights" / "unused.safetensors")
+    with safetensors.safe_open(directory / "body" / "model.safetensors", "pt") as weights:
+        placed = dict.fromkeys(weights.keys(), "../body/model.safetensors")
+    (directory / "outside-weights" / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
 
 
 def pooled_by_hand(folder: Path, feed: dict[str, np.ndarray], answer: dict[str, np.ndarray]) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from burnish.errors import BurnishError, Reason
@@ -45,8 +45,11 @@ _SUFFIXES = {
     "ForImageClassification": Task.ImageClassification,
     "Model": Task.FeatureExtraction,
 }
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+"""Where weights are in several files: which one holds which weight."""
 _LISTED = 5
-_TASK_FIELD = "spec.source.task"
+_TASK_FIELD, _URI_FIELD = "spec.source.task", "spec.source.uri"
 
 
 class HuggingFace(base.Format):
@@ -100,7 +103,7 @@ def _load(source: base.SourceModel) -> _torch_module.NamedModule:
         raise BurnishError(
             Reason.ArchitectureMismatch, "there is no modules.json that says how to pool; write task: FeatureExtraction", field=_TASK_FIELD
         )
-    folder = source.path / _huggingface_pooling.transformer_folder(source.path) if is_sentence_model else source.path
+    folder = _huggingface_pooling.transformer_folder(source.path) if is_sentence_model else source.path
     task = task or _default_task(folder)
     model = _from_pretrained(folder, task, source)
     names = (read_json(files, "tokenizer_config.json") or {}).get("model_input_names")  # type: ignore[attr-defined]  # a JSON object
@@ -139,7 +142,7 @@ def _from_pretrained(folder: Path, task: Task, source: base.SourceModel) -> Any:
     """The model with all its weights, in FP32 and with attention that exports.
 
     Raises:
-        BurnishError: ArchitectureMismatch, InvalidModel.
+        BurnishError: ArchitectureMismatch, InvalidModel, UnsafeSource.
     """
     import safetensors
     import torch
@@ -147,6 +150,7 @@ def _from_pretrained(folder: Path, task: Task, source: base.SourceModel) -> Any:
 
     _check_config(folder, transformers)
     _check_task(folder, task)
+    _check_index(folder)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()  # what it would report is refused, or said in our words
     try:
@@ -181,8 +185,24 @@ def _check_config(folder: Path, transformers: Any) -> None:
         raise BurnishError(
             Reason.ArchitectureMismatch,
             f"transformers {transformers.__version__} has no model_type {kind!r}{own}; {_torch_architectures.RECIPE}",
-            field="spec.source.uri",
+            field=_URI_FIELD,
         )
+
+
+def _check_index(folder: Path) -> None:
+    """The library opens the files that an index names, wherever they are; here they lie beside it."""
+    files = LocalFiles(folder)
+    if _WEIGHTS in files.paths or _INDEX not in files.paths:
+        return
+    index = read_json(files, _INDEX)
+    placed = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
+        raise BurnishError(Reason.InvalidModel, f"{_INDEX} does not tell where the weights are (weight_map); copy or save them again")
+    for name in sorted({*placed.values()} - {*files.paths}):
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            text = f"{_INDEX} names {name!r}, which leads out of the source; nothing outside is read: save the model again with save_pretrained"
+            raise BurnishError(Reason.UnsafeSource, text, field=_URI_FIELD)
+        raise BurnishError(Reason.InvalidModel, f"{_INDEX} names {name!r}, which is not there; copy the model again, with all its files")
 
 
 def _check_weights(model: Any, told: dict[str, Any], task: Task, source: base.SourceModel) -> None:
