@@ -52,6 +52,9 @@ GOOD = {
     "sentence model": Case("HuggingFace", "sentence"),
     "sentence model with a dense layer": Case("HuggingFace", "dense"),
     "classifier of images": Case("HuggingFace", "vit"),
+    "generative model, body only": Case("HuggingFace", "GPT2LMHeadModel", {"task": "FeatureExtraction"}),
+    "language head that fills masks": Case("HuggingFace", "XLMWithLMHeadModel", {"task": "FillMask"}),
+    "encoder of an encoder-decoder": Case("HuggingFace", "T5EncoderModel"),
 }
 BAD = {
     "pickle with code": Case("StateDict", "evil.pt", SQUEEZENET, RGB),
@@ -85,6 +88,14 @@ BAD = {
     "pooling outside the source": Case("HuggingFace", "outside-pooling"),
     "dense layer outside the source": Case("HuggingFace", "outside-dense"),
     "weights outside the source": Case("HuggingFace", "outside-weights"),
+    "generative model": Case("HuggingFace", "GPT2LMHeadModel"),
+    "generative model of older make": Case("HuggingFace", "OpenAIGPTLMHeadModel"),
+    "generative model with two heads": Case("HuggingFace", "GPT2DoubleHeadsModel"),
+    "language head that may generate": Case("HuggingFace", "XLMWithLMHeadModel"),
+    "generative model as a classifier": Case("HuggingFace", "GPT2LMHeadModel", {"task": "TextClassification"}),
+    "generative encoder-decoder": Case("HuggingFace", "T5ForConditionalGeneration"),
+    "encoder-decoder, body only": Case("HuggingFace", "T5ForConditionalGeneration", {"task": "FeatureExtraction"}),
+    "other number of labels": Case("HuggingFace", "labels"),
     "program that is not trusted": Case("ExportedProgram", "evil.pt2"),
     "script that is not trusted": Case("TorchScript", "evil.script.pt"),
     "script without inputs": Case("TorchScript", "net.script.pt", TRUSTED),
@@ -168,6 +179,7 @@ def make(directory: Path) -> None:
     torch.save({"state_dict": Evil(canary)}, directory / "evil-old.pt", _use_new_zipfile_serialization=False)
     programs(directory, canary)
     folders(directory, canary)
+    languages(directory)
     outsiders(directory)
     for cut, whole in {
         "cut.safetensors": "squeezenet.safetensors",
@@ -214,6 +226,10 @@ def folders(directory: Path, canary: Path) -> None:
         own = {"AutoConfig": "code.Config", "AutoModelForSequenceClassification": "code.Model"}
         (directory / name / "config.json").write_text(json.dumps({**config, "model_type": kind, "auto_map": own}))
         (directory / name / "code.py").write_text(evil)
+    transformers.BertForSequenceClassification(bert).save_pretrained(directory / "labels")
+    labels = {str(number): str(number) for number in range(5)}
+    config = json.loads((directory / "labels" / "config.json").read_text())
+    (directory / "labels" / "config.json").write_text(json.dumps({**config, "id2label": labels, "label2id": {}}))
     (directory / "pickled").mkdir()
     bert.architectures = ["BertForSequenceClassification"]
     bert.save_pretrained(directory / "pickled")
@@ -234,6 +250,21 @@ def folders(directory: Path, canary: Path) -> None:
             (directory / name / "2_Dense" / "config.json").write_text(json.dumps(config))
             weights = {f"linear.{key}": value for key, value in layer.state_dict().items()}
             safetensors.torch.save_file(weights, directory / name / "2_Dense" / "model.safetensors")
+
+
+def languages(directory: Path) -> None:
+    """Models with a head of language, and an encoder that is part of another model; each in a folder named after its class."""
+    gpt = {"vocab_size": 100, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    t5 = transformers.T5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    for kind, config in {
+        transformers.GPT2LMHeadModel: transformers.GPT2Config(**gpt),
+        transformers.GPT2DoubleHeadsModel: transformers.GPT2Config(**gpt),
+        transformers.OpenAIGPTLMHeadModel: transformers.OpenAIGPTConfig(**gpt),
+        transformers.XLMWithLMHeadModel: transformers.XLMConfig(vocab_size=100, emb_dim=32, n_layers=2, n_heads=4, max_position_embeddings=64),
+        transformers.T5ForConditionalGeneration: t5,
+        transformers.T5EncoderModel: t5,
+    }.items():
+        kind(config).save_pretrained(directory / kind.__name__)
 
 
 def outsiders(directory: Path) -> None:

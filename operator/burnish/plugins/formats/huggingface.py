@@ -7,6 +7,7 @@ token ids; the tokenizer's files travel with the artifact for those who make the
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -45,6 +46,11 @@ _SUFFIXES = {
     "ForImageClassification": Task.ImageClassification,
     "Model": Task.FeatureExtraction,
 }
+_BODY = (Task.FeatureExtraction, Task.SentenceEmbedding)
+"""Tasks that take a model without its head."""
+_GENERATIVE = ("LMHeadModel", "ModelWithLMHead", "DoubleHeadsModel", "ForCausalLM", "ForConditionalGeneration")
+_MASKED = "WithLMHeadModel"
+"""The only head of language that XLM and Flaubert have; whether it generates or fills masks, its author knows."""
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 """Where weights are in several files: which one holds which weight."""
@@ -114,28 +120,62 @@ def _load(source: base.SourceModel) -> _torch_module.NamedModule:
 
 def _architectures(folder: Path) -> list[str]:
     config = read_json(LocalFiles(folder), "config.json")
-    return [str(name) for name in config.get("architectures") or []] if isinstance(config, dict) else []
+    named = config.get("architectures") if isinstance(config, dict) else None
+    return [str(name) for name in named] if isinstance(named, list) else []
+
+
+def _trained_task(named: Sequence[str]) -> Task | None:
+    return next((task for suffix, task in _SUFFIXES.items() if any(name.endswith(suffix) for name in named)), None)
 
 
 def _default_task(folder: Path) -> Task:
     named = _architectures(folder)
-    for suffix, task in _SUFFIXES.items():
-        if any(name.endswith(suffix) for name in named):
-            return task
-    raise BurnishError(
-        Reason.ArchitectureMismatch,
-        f"config.json names {', '.join(named) or 'no class'}, which says no task; set one of {', '.join(Task)}",
-        field=_TASK_FIELD,
-    )
+    _check_generative(named, None)
+    task = _trained_task(named)
+    if task is None:
+        raise BurnishError(
+            Reason.ArchitectureMismatch,
+            f"config.json names {', '.join(named) or 'no class'}, which says no task; set one of {', '.join(Task)}",
+            field=_TASK_FIELD,
+        )
+    return task
+
+
+def _check_generative(named: Sequence[str], task: Task | None) -> None:
+    """Served once and not token by token, a model that generates is of use for its body only, and that has to be meant."""
+    odd = next((name for name in named if name.endswith(_GENERATIVE) and not (task is Task.FillMask and name.endswith(_MASKED))), None)
+    if odd and task not in _BODY:
+        also = " (or task: FillMask, if it was trained for that)" if odd.endswith(_MASKED) else ""
+        raise BurnishError(
+            Reason.ArchitectureMismatch,
+            f"config.json names {odd}, which generates text; only encoders are served. Write task: FeatureExtraction to take its body alone{also}",
+            field=_TASK_FIELD,
+        )
 
 
 def _check_task(folder: Path, task: Task) -> None:
     """A head of another task may have the very shapes, and would answer nonsense."""
-    trained = next((t for suffix, t in _SUFFIXES.items() for name in _architectures(folder) if name.endswith(suffix)), task)
-    if trained not in (task, Task.FeatureExtraction) and task not in (Task.FeatureExtraction, Task.SentenceEmbedding):
-        named = ", ".join(_architectures(folder))
-        text = f"the model was trained for {trained} (config.json names {named}); write that, or task: FeatureExtraction"
+    named = _architectures(folder)
+    _check_generative(named, task)
+    trained = _trained_task(named) or task
+    if trained not in (task, Task.FeatureExtraction) and task not in _BODY:
+        text = f"the model was trained for {trained} (config.json names {', '.join(named)}); write that, or task: FeatureExtraction"
         raise BurnishError(Reason.ArchitectureMismatch, text, field=_TASK_FIELD)
+
+
+def _class(folder: Path, task: Task, source: base.SourceModel) -> Any:
+    """What loads the model: the class that config.json names where that is a body itself (of T5, say, the encoder), else the usual one of the task."""
+    import transformers
+
+    usual = getattr(transformers, _CLASSES[task])
+    named = next((name for name in _architectures(folder) if name.endswith("Model") and not name.endswith(_GENERATIVE)), None)
+    if task not in _BODY or named is None:
+        return usual
+    found = getattr(transformers, named, None)
+    if inspect.isclass(found) and issubclass(found, transformers.PreTrainedModel):
+        return found
+    source.say(f"config.json names {named}, which transformers {transformers.__version__} doesn't have; the class of its model_type was taken")
+    return usual
 
 
 def _from_pretrained(folder: Path, task: Task, source: base.SourceModel) -> Any:
@@ -154,7 +194,7 @@ def _from_pretrained(folder: Path, task: Task, source: base.SourceModel) -> Any:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()  # what it would report is refused, or said in our words
     try:
-        model, told = getattr(transformers, _CLASSES[task]).from_pretrained(
+        model, told = _class(folder, task, source).from_pretrained(
             folder,
             trust_remote_code=False,
             local_files_only=True,
@@ -162,6 +202,7 @@ def _from_pretrained(folder: Path, task: Task, source: base.SourceModel) -> Any:
             attn_implementation="eager",
             dtype=torch.float32,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `_check_weights` refuses them, with both shapes
         )
     except safetensors.SafetensorError as error:
         raise BurnishError(Reason.InvalidModel, f"the weights are no complete safetensors file ({error}); copy or save them again") from error
@@ -180,7 +221,7 @@ def _from_pretrained(folder: Path, task: Task, source: base.SourceModel) -> Any:
 def _check_config(folder: Path, transformers: Any) -> None:
     config = read_json(LocalFiles(folder), "config.json")
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in transformers.CONFIG_MAPPING:
+    if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
         own = "; its config.json names code of its own, which is never run" if isinstance(config, dict) and "auto_map" in config else ""
         raise BurnishError(
             Reason.ArchitectureMismatch,
@@ -208,17 +249,19 @@ def _check_index(folder: Path) -> None:
 def _check_weights(model: Any, told: dict[str, Any], task: Task, source: base.SourceModel) -> None:
     """Weights that the library would make up are refused, but for a pooler that the task doesn't need."""
     missing = sorted(told["missing_keys"])
-    if task in (Task.FeatureExtraction, Task.SentenceEmbedding) and missing and all("pooler." in name for name in missing):
+    if task in _BODY and missing and all("pooler." in name for name in missing):
         model.pooler = None
         source.say("the weights hold no pooler; the model is served without its output")
         missing = []
-    odd = [f"{name} has another shape" for name, *_ in sorted(told["mismatched_keys"])] or [f"{name} is missing" for name in missing]
+    shapes = [f"{name} is {list(found)}, not {list(wanted)}" for name, found, wanted in sorted(told["mismatched_keys"])]
+    odd = [*shapes, *(f"{name} is missing" for name in missing)]
     if odd:
         rest = f" and {len(odd) - _LISTED} more" if len(odd) > _LISTED else ""
+        cure = "set the task that it was trained for" if missing else "config.json and the weights are not of one model; save it again with save_pretrained"
         raise BurnishError(
             Reason.ArchitectureMismatch,
-            f"the weights are not those of {type(model).__name__}: {', '.join(odd[:_LISTED])}{rest}; set the task that it was trained for",
-            field=_TASK_FIELD,
+            f"the weights are not those of {type(model).__name__}: {', '.join(odd[:_LISTED])}{rest}; {cure}",
+            field=_TASK_FIELD if missing else _URI_FIELD,
         )
     if told["unexpected_keys"]:
         source.say(f"{len(told['unexpected_keys'])} weights are not part of {type(model).__name__} and were left out")
