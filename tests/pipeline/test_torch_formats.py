@@ -33,6 +33,10 @@ REFUSED = {
     "class that is no model": ("ArchitectureMismatch", "the library has no transformers.Trainer"),
     "other architecture": ("ArchitectureMismatch", "correct spec.source.architecture"),
     "surplus and missing weights": ("ArchitectureMismatch", "missing: classifier.1.weight, classifier.1.bias; not in the architecture: head.1."),
+    "weights of a module around it": (
+        "ArchitectureMismatch",
+        "all names begin with 'net.', likely of a module around the model: save module.net.state_dict()",
+    ),
     "other number of classes": ("ArchitectureMismatch", "classifier.1.bias is [4], not [1000]"),
     "unknown argument": ("ArchitectureMismatch", "unexpected keyword argument 'colour'"),
     "argument that fetches": ("ArchitectureMismatch", "would load weights from elsewhere"),
@@ -60,7 +64,10 @@ REFUSED = {
     "generative model as a classifier": ("ArchitectureMismatch", "GPT2LMHeadModel, which generates text"),
     "generative encoder-decoder": ("ArchitectureMismatch", "T5ForConditionalGeneration, which generates text"),
     "encoder-decoder, body only": ("ArchitectureMismatch", "T5Model has a decoder (its encoder may be a class of its own, as T5EncoderModel)"),
-    "other number of labels": ("ArchitectureMismatch", "classifier.bias is [3], not [5], classifier.weight is [3, 32], not [5, 32]; config.json and"),
+    "other number of labels": (
+        "ArchitectureMismatch",
+        "classifier.bias is [3], not [5], classifier.weight is [3, 32], not [5, 32]; config.json and weights are",
+    ),
     "program that is not trusted": ("SourceNotTrusted", "trusted: true"),
     "script that is not trusted": ("SourceNotTrusted", "trusted: true"),
     "script without inputs": ("InputsNotGeneratable", "spec.inputs"),
@@ -115,6 +122,12 @@ def test_what_was_done_to_a_checkpoint_is_said(outcomes):
     said = "; ".join(outcomes["checkpoint of a parallel module"]["said"])
     assert "took the weights from 'model'; left out: epoch" in said
     assert "removed 'module.'" in said
+
+
+def test_prefixes_of_training_scripts_are_removed_in_any_order(outcomes):
+    assert "removed 'model.'" in "; ".join(outcomes["checkpoint of Lightning"]["said"])
+    assert "removed '_orig_mod.module.'" in "; ".join(outcomes["checkpoint of a compiled parallel module"]["said"])
+    assert "removed 'module._orig_mod.module.'" in "; ".join(outcomes["checkpoint of a parallel compiled module"]["said"])
 
 
 def test_weights_are_found_in_a_trainers_checkpoint(outcomes):

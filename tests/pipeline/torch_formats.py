@@ -36,6 +36,7 @@ SIZES = {
 SQUEEZENET = {"architecture": "torchvision.models.squeezenet1_1", "architecture_args": {"num_classes": 4}}
 RESNET = {"architecture": "timm.test_resnet", "architecture_args": {"num_classes": 10, "in_chans": 1}}
 BERT = {"architecture": "transformers.BertForSequenceClassification", "architecture_args": {**SIZES, "num_labels": 3}}
+MASKED = {"architecture": "transformers.BertForMaskedLM", "architecture_args": SIZES}
 TRUSTED = {"trusted": True}
 RGB, GRAY = image(3, 64, 64), image(1, 32, 32)
 
@@ -43,6 +44,10 @@ GOOD = {
     "safetensors of torchvision": Case("StateDict", "squeezenet.safetensors", SQUEEZENET, RGB),
     "checkpoint of a parallel module": Case("StateDict", "checkpoint.pt", SQUEEZENET, RGB),
     "weights within a trainer's checkpoint": Case("StateDict", "trainer.ckpt", SQUEEZENET, RGB),
+    "checkpoint of Lightning": Case("StateDict", "lightning.ckpt", SQUEEZENET, RGB),
+    "checkpoint of a compiled parallel module": Case("StateDict", "compiled.pt", SQUEEZENET, RGB),
+    "checkpoint of a parallel compiled module": Case("StateDict", "compiled-within.pt", SQUEEZENET, RGB),
+    "tied weights, saved once": Case("StateDict", "masked/model.safetensors", MASKED),
     "old pickle of timm, which tells its inputs": Case("StateDict", "resnet-old.pth", RESNET),
     "weights of transformers": Case("StateDict", "bert/model.safetensors", BERT),
     "exported program": Case("ExportedProgram", "net.pt2", TRUSTED),
@@ -68,6 +73,7 @@ BAD = {
     "class that is no model": Case("StateDict", "squeezenet.safetensors", {"architecture": "transformers.Trainer"}, RGB),
     "other architecture": Case("StateDict", "squeezenet.safetensors", {"architecture": "torchvision.models.squeezenet1_0"}, RGB),
     "surplus and missing weights": Case("StateDict", "renamed.safetensors", SQUEEZENET, RGB),
+    "weights of a module around it": Case("StateDict", "around.safetensors", SQUEEZENET, RGB),
     "other number of classes": Case("StateDict", "squeezenet.safetensors", {"architecture": "torchvision.models.squeezenet1_1"}, RGB),
     "unknown argument": Case("StateDict", "squeezenet.safetensors", {**SQUEEZENET, "architecture_args": {"colour": 3}}, RGB),
     "argument that fetches": Case("StateDict", "squeezenet.safetensors", {**SQUEEZENET, "architecture_args": {"weights": "DEFAULT"}}, RGB),
@@ -170,6 +176,11 @@ def make(directory: Path) -> None:
     safetensors.torch.save_file(weights, directory / "squeezenet.safetensors")
     torch.save({"epoch": 3, "model": {f"module.{name}": value for name, value in weights.items()}}, directory / "checkpoint.pt")
     torch.save({"state_dict": weights, "optimizer": {"lr": 0.1}, "epoch": 3}, directory / "trainer.ckpt")
+    for name, prefixes in {"compiled": "_orig_mod.module.", "compiled-within": "module._orig_mod.module."}.items():
+        torch.save({prefixes + key: value for key, value in weights.items()}, directory / f"{name}.pt")
+    within = {f"model.{name}": value for name, value in weights.items()}
+    torch.save({"epoch": 3, "pytorch-lightning_version": "2.5.0", "state_dict": within}, directory / "lightning.ckpt")
+    safetensors.torch.save_file({f"net.{name}": value for name, value in weights.items()}, directory / "around.safetensors")
     renamed = {name.replace("classifier", "head"): value for name, value in weights.items()}
     safetensors.torch.save_file(renamed, directory / "renamed.safetensors")
     resnet = timm.create_model("test_resnet", num_classes=10, in_chans=1).state_dict()

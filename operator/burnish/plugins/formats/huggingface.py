@@ -257,7 +257,7 @@ def _check_weights(model: Any, told: dict[str, Any], task: Task, source: base.So
     odd = [*shapes, *(f"{name} is missing" for name in missing)]
     if odd:
         rest = f" and {len(odd) - _LISTED} more" if len(odd) > _LISTED else ""
-        cure = "set the task that it was trained for" if missing else "config.json and the weights are not of one model; save it again with save_pretrained"
+        cure = "set the task that it was trained for" if missing else "config.json and weights are of two models; save it again with save_pretrained"
         raise BurnishError(
             Reason.ArchitectureMismatch,
             f"the weights are not those of {type(model).__name__}: {', '.join(odd[:_LISTED])}{rest}; {cure}",

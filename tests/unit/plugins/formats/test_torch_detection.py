@@ -14,6 +14,7 @@ from burnish.errors import BurnishError, Reason
 from burnish.pipeline import formats
 from burnish.plugins import base, registry
 from burnish.plugins.files import LocalFiles
+from burnish.plugins.formats import _torch_weights
 
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03."
 SAFETENSORS = (2).to_bytes(8, "little") + b"{}"
@@ -119,6 +120,37 @@ def test_an_architecture_that_is_not_listed_is_refused_with_the_recipe(architect
 
 def test_a_state_dict_needs_an_architecture() -> None:
     assert "torchvision.models.resnet18" in _refusal("StateDict").message
+
+
+@pytest.mark.parametrize(
+    ("weights", "own", "prefix"),
+    [
+        (["a.w", "b.w"], ["a.w", "b.w"], ""),
+        (["model.a.w", "model.b.w"], ["a.w", "b.w"], "model."),
+        (["model.a.w", "model.b.w"], ["model.a.w", "model.b.w"], ""),
+        (["model.model.a.w", "model.head.w"], ["model.a.w", "head.w"], "model."),
+        (["model._orig_mod.model.a.w"], ["model.a.w"], "model._orig_mod."),
+        (["module.a.w"], ["module.a.w"], ""),
+        (["_orig_mod.module.a.w"], ["b.w"], "_orig_mod.module."),
+        (["module.a.w", "b.w"], ["a.w", "b.w"], ""),
+    ],
+)
+def test_prefixes_of_trainers_are_told_from_the_names_of_the_module(weights: list[str], own: list[str], prefix: str) -> None:
+    assert _torch_weights.trainer_prefix(weights, own) == prefix
+
+
+@pytest.mark.parametrize(
+    ("weights", "own", "prefix"),
+    [
+        (["net.a.w", "net.b.w"], ["a.w", "b.w"], "net."),
+        (["net.body.a.w", "net.body.b.w"], ["a.w", "b.w"], "net.body."),
+        (["net.a.w", "head.b.w"], ["a.w", "b.w"], None),
+        (["net.a.w"], ["net.b.w"], None),
+        (["w"], ["v"], None),
+    ],
+)
+def test_a_prefix_that_all_names_share_is_found(weights: list[str], own: list[str], prefix: str | None) -> None:
+    assert _torch_weights.foreign_prefix(weights, own) == prefix
 
 
 def test_only_named_files_travel_with_the_artifact(tmp_path: Path) -> None:
