@@ -18,6 +18,8 @@ import pytest
 from tests.pipeline.format_outcomes import case_names, run_script
 from tests.pipeline.torch_archives import infected
 
+from burnish.plugins.formats import huggingface
+
 SCRIPT = Path(__file__).with_name("torch_formats.py")
 CASES = case_names(SCRIPT)
 
@@ -114,7 +116,7 @@ def test_tensors_and_axes_have_readable_names_and_the_batch_varies(outcomes, cas
     assert all(shape[1] == -1 for shape in (*found["inputs"].values(), *found["outputs"].values()))
     names = {*found["inputs"], *found["outputs"]}
     assert names <= {*("image", "pixel_values", "input_ids", "attention_mask", "token_type_ids"),
-                     *("output", "logits", "features", "last_hidden_state", "sentence_embedding")}  # fmt: skip
+                     *("output", "logits", "features", "last_hidden_state", "pooler_output", "sentence_embedding")}  # fmt: skip
     assert found["left"] == ["model.onnx"]
 
 
@@ -146,6 +148,41 @@ def test_token_ids_have_the_range_of_the_vocabulary(outcomes):
 def test_sentence_vectors_are_the_mean_without_padding_at_length_one(outcomes):
     assert outcomes["sentence model"]["pooled"] < 1e-6
     assert outcomes["sentence model"]["companions"] == ["tokenizer.json", "config.json"]
+
+
+def test_the_tokenizer_of_the_older_layout_lies_with_the_transformer(outcomes):
+    found = outcomes["sentence model of the older layout"]
+    assert found["pooled"] < 1e-6
+    assert found["companions"] == ["tokenizer_config.json", "vocab.txt", "config_sentence_transformers.json", "config.json"]
+    assert list(found["inputs"]) == ["input_ids", "attention_mask"], "as its tokenizer_config.json says"
+    assert "companions/ holds tokenizer_config.json, vocab.txt, config_sentence_transformers.json, config.json" in "; ".join(found["said"])
+
+
+def test_a_source_without_a_tokenizer_says_so(outcomes):
+    assert "the source holds no tokenizer's files" in "; ".join(outcomes["classifier of text"]["said"])
+    assert "the source holds no tokenizer's files" not in "; ".join(outcomes["sentence model"]["said"])
+
+
+def test_the_files_of_transformers_own_tokenizers_travel(outcomes):
+    found = outcomes["tokenizer that makes no token types"]["vocabularies"]
+    assert len(found) > 10 and set(found) <= set(huggingface.TOKENIZERS)
+
+
+def test_a_tokenizer_tells_which_inputs_are_made(outcomes):
+    assert list(outcomes["tokenizer that makes no token types"]["inputs"]) == ["input_ids", "attention_mask"]
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("tokenizer's configuration that is a list", "tokenizer_config.json holds no JSON object"),
+        ("tokenizer's inputs as a string", 'tokenizer_config.json holds model_input_names: "input_ids"'),
+        ("tokenizer of other inputs", 'tokenizer_config.json holds model_input_names: ["input_features"]'),
+    ],
+)
+def test_where_a_tokenizer_names_no_inputs_the_models_own_are_served_and_it_is_said(outcomes, case, words):
+    assert list(outcomes[case]["inputs"]) == ["input_ids", "attention_mask", "token_type_ids"]
+    assert words in "; ".join(outcomes[case]["said"])
 
 
 def test_a_dense_layer_follows_the_pooling(outcomes):

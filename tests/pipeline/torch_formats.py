@@ -22,6 +22,7 @@ import torchvision
 import transformers
 from format_cases import Case, image, run
 from torch_archives import infected, without
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 SIZES = {
     "vocab_size": 100,
@@ -56,6 +57,11 @@ GOOD = {
     "classifier of text, body only": Case("HuggingFace", "masked", {"task": "FeatureExtraction"}),
     "sentence model": Case("HuggingFace", "sentence"),
     "sentence model with a dense layer": Case("HuggingFace", "dense"),
+    "sentence model of the older layout": Case("HuggingFace", "legacy"),
+    "tokenizer that makes no token types": Case("HuggingFace", "no-types"),
+    "tokenizer's configuration that is a list": Case("HuggingFace", "listed"),
+    "tokenizer's inputs as a string": Case("HuggingFace", "string"),
+    "tokenizer of other inputs": Case("HuggingFace", "strange"),
     "classifier of images": Case("HuggingFace", "vit"),
     "generative model, body only": Case("HuggingFace", "GPT2LMHeadModel", {"task": "FeatureExtraction"}),
     "language head that fills masks": Case("HuggingFace", "XLMWithLMHeadModel", {"task": "FillMask"}),
@@ -190,6 +196,7 @@ def make(directory: Path) -> None:
     torch.save({"state_dict": Evil(canary)}, directory / "evil-old.pt", _use_new_zipfile_serialization=False)
     programs(directory, canary)
     folders(directory, canary)
+    tokenized(directory)
     languages(directory)
     outsiders(directory)
     for cut, whole in {
@@ -263,6 +270,30 @@ def folders(directory: Path, canary: Path) -> None:
             safetensors.torch.save_file(weights, directory / name / "2_Dense" / "model.safetensors")
 
 
+def tokenized(directory: Path) -> None:
+    """Copies of `bert` with a tokenizer_config.json that says more or less sensible things; and `sentence`, its transformer in a folder of its own."""
+    told = {"model_input_names": ["input_ids", "attention_mask"]}
+    for name, config in {
+        "no-types": told,
+        "listed": [told],
+        "string": {"model_input_names": "input_ids"},
+        "strange": {"model_input_names": ["input_features"]},
+    }.items():
+        shutil.copytree(directory / "body", directory / name)
+        (directory / name / "tokenizer_config.json").write_text(json.dumps(config))
+    legacy, inner = directory / "legacy", directory / "legacy" / "0_Transformer"
+    shutil.copytree(directory / "sentence", legacy)
+    inner.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (legacy / name).rename(inner / name)
+    (inner / "tokenizer_config.json").write_text(json.dumps(told))
+    (inner / "vocab.txt").write_text("[PAD]\n")
+    (legacy / "tokenizer.json").unlink()
+    (legacy / "config_sentence_transformers.json").write_text("{}")
+    modules = json.loads((legacy / "modules.json").read_text())
+    (legacy / "modules.json").write_text(json.dumps([{**modules[0], "path": "0_Transformer"}, *modules[1:]]))
+
+
 def languages(directory: Path) -> None:
     """Models with a head of language, and an encoder that is part of another model; each in a folder named after its class."""
     gpt = {"vocab_size": 100, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
@@ -297,7 +328,9 @@ def outsiders(directory: Path) -> None:
 def pooled_by_hand(folder: Path, feed: dict[str, np.ndarray], answer: dict[str, np.ndarray]) -> float:
     """Largest difference from the definition: the mean over tokens that are no padding; at length 1, or after the dense layer."""
     with torch.inference_mode():
-        tokens = transformers.BertModel.from_pretrained(folder)(**{n: torch.from_numpy(a) for n, a in feed.items()}).last_hidden_state.numpy()
+        inner = folder / "0_Transformer"
+        bert = transformers.BertModel.from_pretrained(inner if inner.exists() else folder)
+        tokens = bert(**{n: torch.from_numpy(a) for n, a in feed.items()}).last_hidden_state.numpy()
     mean = np.stack([row[mask == 1].mean(0) for row, mask in zip(tokens, feed["attention_mask"], strict=True)])
     if (folder / "2_Dense").exists():
         weights = {name: value.numpy() for name, value in safetensors.torch.load_file(folder / "2_Dense" / "model.safetensors").items()}
@@ -307,8 +340,16 @@ def pooled_by_hand(folder: Path, feed: dict[str, np.ndarray], answer: dict[str, 
     return float(np.abs(found - answer["sentence_embedding"]).max())
 
 
+def vocabularies() -> set[str]:
+    """The files that transformers' tokenizers are made from, of those that can be loaded here."""
+    classes = (getattr(transformers, str(name), None) for name in TOKENIZER_MAPPING_NAMES.values())
+    return {name for found in classes if found for name in (vars(found).get("vocab_files_names") or {}).values()}
+
+
 def look(case: Case, path: Path, feed: dict[str, np.ndarray], answer: dict[str, np.ndarray]) -> dict[str, Any]:
-    return {"pooled": pooled_by_hand(path, feed, answer)} if case.path in ("sentence", "dense") else {}
+    if case.path == "no-types":
+        return {"vocabularies": sorted(vocabularies())}
+    return {"pooled": pooled_by_hand(path, feed, answer)} if case.path in ("sentence", "dense", "legacy") else {}
 
 
 def main() -> None:

@@ -74,7 +74,7 @@ def read_json(files: Files, path: str) -> object:
         return None
     try:
         return json.loads(head(files, path, MAX_JSON_BYTES))
-    except ValueError:
+    except (ValueError, RecursionError):  # the second of brackets within brackets
         return None
 
 

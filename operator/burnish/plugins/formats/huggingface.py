@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -22,12 +23,16 @@ from burnish.plugins.formats import _exported, _huggingface_inputs, _huggingface
 if TYPE_CHECKING:
     import numpy as np
 
-COMPANIONS = (
+TOKENIZERS = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
-    *("preprocessor_config.json", "config.json"),
+    *("vocab.txt", "vocab.json", "vocab-src.json", "vocab-tgt.json", "target_vocab.json", "entity_vocab.json", "dict.txt", "merges.txt", "bpe.codes"),
+    *("spiece.model", "spm.model", "spm_char.model", "sentencepiece.model", "sentencepiece.bpe.model", "tokenizer.model", "source.spm", "target.spm"),
+    *("prophetnet.tokenizer", "normalizer.json", "byte_maps.json", "emoji.json", "word_shape.json", "word_pronunciation.json"),
 )
-"""What a tokenizer or an image processor is made from, and config.json for the names of the classes."""
+"""What tokenizers are made from: the `vocab_files_names` of transformers' own, and what `save_pretrained` writes beside them."""
+
+COMPANIONS = (*TOKENIZERS, "sentence_bert_config.json", "config_sentence_transformers.json", "preprocessor_config.json", "config.json")
+"""What a tokenizer or an image processor is made from, a sentence model's lengths and prompts, and config.json for the names of the classes."""
 
 _CLASSES = {
     Task.FeatureExtraction: "AutoModel",
@@ -51,6 +56,7 @@ _BODY = (Task.FeatureExtraction, Task.SentenceEmbedding)
 _GENERATIVE = ("LMHeadModel", "ModelWithLMHead", "DoubleHeadsModel", "ForCausalLM", "ForConditionalGeneration")
 _MASKED = "WithLMHeadModel"
 """The only head of language that XLM and Flaubert have; whether it generates or fills masks, its author knows."""
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 """Where weights are in several files: which one holds which weight."""
@@ -83,7 +89,7 @@ class HuggingFace(base.Format):
         """
         model = _load(source)
         if any(i.tensor.name == "input_ids" for i in model.inputs):
-            source.say("the served model takes token ids; the tokenizer's files are in the artifact's folder companions/")
+            source.say(_about_tokens([path.name for path in self.companions(source.path)]))
         return model.export(target, image=image)
 
     def reference(self, source: base.SourceModel, feeds: Sequence[base.Arrays]) -> list[dict[str, np.ndarray]]:
@@ -96,24 +102,45 @@ class HuggingFace(base.Format):
         return _load(dataclasses.replace(source, say=base.silent))
 
     def companions(self, path: Path) -> list[Path]:
-        """The tokenizer's or image processor's files, and config.json."""
-        return [path / name for name in COMPANIONS if name in LocalFiles(path).paths]
+        """The tokenizer's or image processor's files, and config.json: of the transformer's folder, else of the directory itself.
+
+        Raises:
+            BurnishError: as `_huggingface_pooling.transformer_folder`.
+        """
+        listed = [(folder, LocalFiles(folder).paths) for folder in _folders(path)]
+        found = [next((folder / name for folder, paths in listed if name in paths), None) for name in COMPANIONS]
+        return [file for file in found if file is not None]
+
+
+def _about_tokens(companions: Sequence[str]) -> str:
+    if not set(TOKENIZERS) & set(companions):
+        return (
+            "the served model takes token ids, and the source holds no tokenizer's files, so none travel with the artifact; "
+            "its clients need the tokenizer that the model was trained with, or add it to the source (tokenizer.save_pretrained)"
+        )
+    return f"the served model takes token ids; for those who make them, the artifact's folder companions/ holds {', '.join(companions)}"
+
+
+def _folders(path: Path) -> list[Path]:
+    """Where the files of the transformer and of its tokenizer lie, the likelier first."""
+    if "modules.json" not in LocalFiles(path).paths:
+        return [path]
+    return list(dict.fromkeys([_huggingface_pooling.transformer_folder(path), path]))
 
 
 def _load(source: base.SourceModel) -> _torch_module.NamedModule:
     os.environ["HF_HUB_OFFLINE"] = "1"  # before the first import: with no network in reach, looking for it takes a minute
-    files = LocalFiles(source.path)
-    is_sentence_model = "modules.json" in files.paths
+    is_sentence_model = "modules.json" in LocalFiles(source.path).paths
     task = source.options.task or (Task.SentenceEmbedding if is_sentence_model else None)
     if task is Task.SentenceEmbedding and not is_sentence_model:
         raise BurnishError(
             Reason.ArchitectureMismatch, "there is no modules.json that says how to pool; write task: FeatureExtraction", field=_TASK_FIELD
         )
-    folder = _huggingface_pooling.transformer_folder(source.path) if is_sentence_model else source.path
-    task = task or _default_task(folder)
-    model = _from_pretrained(folder, task, source)
-    names = (read_json(files, "tokenizer_config.json") or {}).get("model_input_names")  # type: ignore[attr-defined]  # a JSON object
-    inputs = _huggingface_inputs.of_model(model, names, _image_size(files))
+    folders = _folders(source.path)
+    task = task or _default_task(folders[0])
+    model = _from_pretrained(folders[0], task, source)
+    names = _tokenizer_inputs(folders, source) if model.main_input_name == "input_ids" else None
+    inputs = _huggingface_inputs.of_model(model, names, _image_size(folders))
     module = _huggingface_pooling.with_pooling(model, source.path) if task is Task.SentenceEmbedding else model
     return _torch_module.NamedModule(module.eval(), _exported.declare(inputs, source.inputs), by_keyword=True)
 
@@ -267,9 +294,25 @@ def _check_weights(model: Any, told: dict[str, Any], task: Task, source: base.So
         source.say(f"{len(told['unexpected_keys'])} weights are not part of {type(model).__name__} and were left out")
 
 
-def _image_size(files: Files) -> tuple[int, int] | None:
+def _first_json(folders: Sequence[Path], name: str) -> object:
+    """Of the first folder that has such a file; None where none has."""
+    return next((read_json(files, name) for files in map(LocalFiles, folders) if name in files.paths), None)
+
+
+def _tokenizer_inputs(folders: Sequence[Path], source: base.SourceModel) -> list[str] | None:
+    """What the tokenizer makes; None where its file doesn't say it, or nothing that a model could take."""
+    config = _first_json(folders, _TOKENIZER_CONFIG)
+    names = config.get("model_input_names") if isinstance(config, dict) else config
+    if names is None or (isinstance(names, list) and "input_ids" in names):
+        return names
+    odd = f"model_input_names: {json.dumps(names)[:100]}" if isinstance(config, dict) else "no JSON object"
+    source.say(f"{_TOKENIZER_CONFIG} holds {odd}, which names no inputs of the model; it is served with those that its configuration asks for")
+    return None
+
+
+def _image_size(folders: Sequence[Path]) -> tuple[int, int] | None:
     """Height and width that the image processor makes."""
-    config = read_json(files, "preprocessor_config.json")
+    config = _first_json(folders, "preprocessor_config.json")
     if not isinstance(config, dict):
         return None
     size = config.get("crop_size") or config.get("size")

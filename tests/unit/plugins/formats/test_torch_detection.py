@@ -158,6 +158,27 @@ def test_only_named_files_travel_with_the_artifact(tmp_path: Path) -> None:
     assert [p.name for p in registry.formats()["HuggingFace"].companions(path)] == ["tokenizer.json", "config.json"]
 
 
+def test_files_of_the_transformers_folder_come_before_those_of_the_directory(tmp_path: Path) -> None:
+    kinds = {"Transformer": "0_Transformer", "Pooling": "1_Pooling"}
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in kinds.items()]
+    path = folder(tmp_path / "model", modules__json=modules, config__json={}, config_sentence_transformers__json={})
+    folder(path / "0_Transformer", vocab__txt=b"", config__json={}, spm__model=b"", sentence_bert_config__json={})
+    found = [p.relative_to(path).as_posix() for p in registry.formats()["HuggingFace"].companions(path)]
+    assert found == [
+        "0_Transformer/vocab.txt",
+        "0_Transformer/spm.model",
+        "0_Transformer/sentence_bert_config.json",
+        "config_sentence_transformers.json",
+        "0_Transformer/config.json",
+    ]
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"{", b"\xff", b""])
+def test_what_is_no_json_describes_nothing(tmp_path: Path, content: bytes) -> None:
+    path = folder(tmp_path / "model", config__json=content, model__safetensors=SAFETENSORS)
+    assert not registry.formats()["HuggingFace"].detect(LocalFiles(path))
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
