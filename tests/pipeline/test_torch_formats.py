@@ -35,6 +35,7 @@ REFUSED = {
     "class that is no model": ("ArchitectureMismatch", "the library has no transformers.Trainer"),
     "other architecture": ("ArchitectureMismatch", "correct spec.source.architecture"),
     "surplus and missing weights": ("ArchitectureMismatch", "missing: classifier.1.weight, classifier.1.bias; not in the architecture: head.1."),
+    "segmentation by its short name": ("ArchitectureMismatch", "missing: backbone.0.0.weight"),
     "weights of a module around it": (
         "ArchitectureMismatch",
         "all names begin with 'net.', likely of a module around the model: save module.net.state_dict()",
@@ -114,10 +115,16 @@ def test_tensors_and_axes_have_readable_names_and_the_batch_varies(outcomes, cas
     found = outcomes[case]
     assert set(found["axes"]) <= {"batch", "sequence"}
     assert all(shape[1] == -1 for shape in (*found["inputs"].values(), *found["outputs"].values()))
-    names = {*found["inputs"], *found["outputs"]}
+    assert found["left"] == ["model.onnx"]
+    names = {*found["inputs"], *found["outputs"]} if found["format"] != "ONNX" else set()  # which has the names of its own exporter
     assert names <= {*("image", "pixel_values", "input_ids", "attention_mask", "token_type_ids"),
                      *("output", "logits", "features", "last_hidden_state", "pooler_output", "sentence_embedding")}  # fmt: skip
-    assert found["left"] == ["model.onnx"]
+
+
+def test_the_recipe_for_models_of_ones_own_leaves_one_file_that_takes_a_batch(outcomes):
+    found = outcomes["file that the recipe for models of one's own leaves"]
+    assert found["beside"] == ["model.onnx"], "the source is that file alone"
+    assert found["inputs"] == {"image": ["FP32", -1, 1, 32, 32]}
 
 
 def test_what_was_done_to_a_checkpoint_is_said(outcomes):
@@ -130,6 +137,11 @@ def test_prefixes_of_training_scripts_are_removed_in_any_order(outcomes):
     assert "removed 'model.'" in "; ".join(outcomes["checkpoint of Lightning"]["said"])
     assert "removed '_orig_mod.module.'" in "; ".join(outcomes["checkpoint of a compiled parallel module"]["said"])
     assert "removed 'module._orig_mod.module.'" in "; ".join(outcomes["checkpoint of a parallel compiled module"]["said"])
+
+
+def test_torchvisions_detection_models_and_no_others_are_refused_by_name(outcomes):
+    found = outcomes["safetensors of torchvision"]
+    assert found["refused"] == sorted(found["detecting"]) != []
 
 
 def test_weights_are_found_in_a_trainers_checkpoint(outcomes):

@@ -7,10 +7,11 @@ tests/pipeline/test_torch_formats.py reads the outcome.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from format_cases import Case, image, run
 from torch_archives import infected, without
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
+from burnish.errors import BurnishError
+from burnish.plugins.formats import _torch_architectures
+
 SIZES = {
     "vocab_size": 100,
     "hidden_size": 32,
@@ -36,6 +40,7 @@ SIZES = {
 
 SQUEEZENET = {"architecture": "torchvision.models.squeezenet1_1", "architecture_args": {"num_classes": 4}}
 RESNET = {"architecture": "timm.test_resnet", "architecture_args": {"num_classes": 10, "in_chans": 1}}
+LRASPP = {"architecture": "torchvision.models.lraspp_mobilenet_v3_large", "architecture_args": {"num_classes": 3}}
 BERT = {"architecture": "transformers.BertForSequenceClassification", "architecture_args": {**SIZES, "num_labels": 3}}
 MASKED = {"architecture": "transformers.BertForMaskedLM", "architecture_args": SIZES}
 TRUSTED = {"trusted": True}
@@ -51,6 +56,7 @@ GOOD = {
     "tied weights, saved once": Case("StateDict", "masked/model.safetensors", MASKED),
     "old pickle of timm, which tells its inputs": Case("StateDict", "resnet-old.pth", RESNET),
     "weights of transformers": Case("StateDict", "bert/model.safetensors", BERT),
+    "file that the recipe for models of one's own leaves": Case("ONNX", "recipe/model.onnx"),
     "exported program": Case("ExportedProgram", "net.pt2", TRUSTED),
     "script": Case("TorchScript", "net.script.pt", TRUSTED, GRAY),
     "classifier of text": Case("HuggingFace", "bert"),
@@ -79,6 +85,7 @@ BAD = {
     "class that is no model": Case("StateDict", "squeezenet.safetensors", {"architecture": "transformers.Trainer"}, RGB),
     "other architecture": Case("StateDict", "squeezenet.safetensors", {"architecture": "torchvision.models.squeezenet1_0"}, RGB),
     "surplus and missing weights": Case("StateDict", "renamed.safetensors", SQUEEZENET, RGB),
+    "segmentation by its short name": Case("StateDict", "squeezenet.safetensors", LRASPP, RGB),
     "weights of a module around it": Case("StateDict", "around.safetensors", SQUEEZENET, RGB),
     "other number of classes": Case("StateDict", "squeezenet.safetensors", {"architecture": "torchvision.models.squeezenet1_1"}, RGB),
     "unknown argument": Case("StateDict", "squeezenet.safetensors", {**SQUEEZENET, "architecture_args": {"colour": 3}}, RGB),
@@ -194,6 +201,7 @@ def make(directory: Path) -> None:
     for name, value in {"evil": Evil(canary), "module": squeezenet, "numbers": [1, 2, 3]}.items():
         torch.save(value if name != "evil" else {"state_dict": value}, directory / f"{name}.pt")
     torch.save({"state_dict": Evil(canary)}, directory / "evil-old.pt", _use_new_zipfile_serialization=False)
+    recipe(directory / "recipe")
     programs(directory, canary)
     folders(directory, canary)
     tokenized(directory)
@@ -207,6 +215,14 @@ def make(directory: Path) -> None:
         content = (directory / whole).read_bytes()
         (directory / cut).write_bytes(without(content, "checkpoint/data/3") if cut == "cut.pt" else content[: len(content) // 2])
     (directory / "cut.pt2").write_bytes(without((directory / "net.pt2").read_bytes(), "net/data/weights/weight_0"))
+
+
+def recipe(folder: Path) -> None:
+    """What a user does who follows the message that refuses a model of their own."""
+    folder.mkdir()
+    code = _torch_architectures.RECIPE[_torch_architectures.RECIPE.index("import torch") :]
+    with contextlib.chdir(folder):
+        exec(code, {"model": Net(), "example": torch.zeros(2, 1, 32, 32)})  # noqa: S102  # of our own message
 
 
 def programs(directory: Path, canary: Path) -> None:
@@ -346,7 +362,22 @@ def vocabularies() -> set[str]:
     return {name for found in classes if found for name in (vars(found).get("vocab_files_names") or {}).values()}
 
 
+def refused_names(names: Iterable[str]) -> list[str]:
+    """Those of torchvision that are refused before anything is built."""
+    found = []
+    for name in names:
+        try:
+            _torch_architectures.check_name(f"torchvision.models.{name}")
+        except BurnishError:
+            found.append(name)
+    return sorted(found)
+
+
 def look(case: Case, path: Path, feed: dict[str, np.ndarray], answer: dict[str, np.ndarray]) -> dict[str, Any]:
+    if case.path == "squeezenet.safetensors":
+        return {"refused": refused_names(torchvision.models.list_models()), "detecting": torchvision.models.list_models(torchvision.models.detection)}
+    if case.format == "ONNX":
+        return {"beside": sorted(p.name for p in path.parent.iterdir())}
     if case.path == "no-types":
         return {"vocabularies": sorted(vocabularies())}
     return {"pooled": pooled_by_hand(path, feed, answer)} if case.path in ("sentence", "dense", "legacy") else {}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ from burnish.errors import BurnishError, Reason
 from burnish.pipeline import formats
 from burnish.plugins import base, registry
 from burnish.plugins.files import LocalFiles
-from burnish.plugins.formats import _torch_weights
+from burnish.plugins.formats import _torch_architectures, _torch_weights
 
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03."
 SAFETENSORS = (2).to_bytes(8, "little") + b"{}"
@@ -116,6 +118,27 @@ def test_an_architecture_that_is_not_listed_is_refused_with_the_recipe(architect
     error = _refusal("StateDict", architecture=architecture)
     assert (error.reason, error.field) == (Reason.ArchitectureMismatch, "spec.source.architecture")
     assert "torch.onnx.export(model.eval()" in error.message
+
+
+@pytest.mark.parametrize("name", ["torchvision.models.ssdlite320_mobilenet_v3_large", "torchvision.models.detection.fasterrcnn_resnet50_fpn"])
+def test_a_detection_model_is_refused_by_name_with_the_recipe(name: str) -> None:
+    error = _refusal("StateDict", architecture=name)
+    assert (error.reason, error.field) == (Reason.ArchitectureMismatch, "spec.source.architecture")
+    assert error.message.startswith(f"{name} finds objects") and "torch.onnx.export(model.eval()" in error.message
+
+
+def test_the_tag_of_a_timm_model_is_refused_with_the_name_to_write() -> None:
+    error = _refusal("StateDict", architecture="timm.test_resnet.r160_in1k")
+    assert (error.reason, error.field) == (Reason.ArchitectureMismatch, "spec.source.architecture")
+    assert "the tag 'r160_in1k' names weights" in error.message and error.message.endswith("write timm.test_resnet")
+    registry.formats()["StateDict"].check_options(base.SourceOptions(architecture="timm.models.resnet.resnet18"))
+
+
+def test_the_documents_have_the_recipe_of_the_message() -> None:
+    text = (Path(__file__).parents[4] / "docs" / "formats.md").read_text()
+    (block,) = (code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "torch.onnx.export" in code)
+    recipe = _torch_architectures.RECIPE
+    assert ast.unparse(ast.parse(block)) == ast.unparse(ast.parse(recipe[recipe.index("import torch") :]))
 
 
 def test_a_state_dict_needs_an_architecture() -> None:
