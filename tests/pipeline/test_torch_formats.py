@@ -165,9 +165,9 @@ def test_sentence_vectors_are_the_mean_without_padding_at_length_one(outcomes):
 def test_the_tokenizer_of_the_older_layout_lies_with_the_transformer(outcomes):
     found = outcomes["sentence model of the older layout"]
     assert found["pooled"] < 1e-6
-    assert found["companions"] == ["tokenizer_config.json", "vocab.txt", "config_sentence_transformers.json", "config.json"]
+    assert found["companions"] == ["tokenizer.json", "tokenizer_config.json", "vocab.txt", "config_sentence_transformers.json", "config.json"]
     assert list(found["inputs"]) == ["input_ids", "attention_mask"], "as its tokenizer_config.json says"
-    assert "companions/ holds tokenizer_config.json, vocab.txt, config_sentence_transformers.json, config.json" in "; ".join(found["said"])
+    assert f"companions/ holds {', '.join(found['companions'])}" in "; ".join(found["said"])
 
 
 def test_a_source_without_a_tokenizer_says_so(outcomes):
@@ -243,6 +243,18 @@ def test_a_sentence_model_is_served_with_its_tokenizer(project, models, make_spe
     assert sorted(p.name for p in (pulled / "companions").iterdir()) == ["config.json", "tokenizer.json"]
     (answer,) = (np.load(pulled / "golden.npz")[name] for name in np.load(pulled / "golden.npz") if name.startswith("output:"))
     np.testing.assert_allclose(np.linalg.norm(answer, axis=1), 1, rtol=1e-5)
+
+
+def test_text_is_made_token_ids_by_the_tokenizer_of_the_older_layout(project, models, make_spec):
+    (project.path / "held-out.jsonl").write_text('{"text": "good"}\n{"text": "bad"}\n' * 8)
+    lengths = [{"name": name, "dynamic": [{"axis": 1, "min": 1, "opt": 4, "max": 8}]} for name in ("input_ids", "attention_mask")]
+    data = {"evaluation": {"uri": "file:held-out.jsonl", "metric": "Agreement", "decode": "Cosine"}}
+    spec = make_spec(source={"uri": f"file:{models / 'legacy'}"}, inputs=lengths, datasets=data)
+    ran = project.run(project.write(spec), "--work", project.path / "work")
+    assert ran.code == 0, ran.stderr
+    (made,) = (project.path / "work").rglob("*-export/datasets/evaluation.npz")
+    with np.load(made) as archive:
+        np.testing.assert_array_equal(archive["input_ids"][:2], [[2, 0, 0, 0], [1, 0, 0, 0]])
 
 
 @pytest.mark.parametrize("name", ["evil.pt2", "evil.script.pt"])

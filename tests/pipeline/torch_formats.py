@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import timm
+import tokenizers
 import torch
 import torchvision
 import transformers
@@ -302,8 +303,10 @@ def tokenized(directory: Path) -> None:
     inner.mkdir()
     for name in ("config.json", "model.safetensors"):
         (legacy / name).rename(inner / name)
-    (inner / "tokenizer_config.json").write_text(json.dumps(told))
-    (inner / "vocab.txt").write_text("[PAD]\n")
+    (inner / "tokenizer_config.json").write_text(json.dumps({**told, "pad_token": "[PAD]"}))
+    (inner / "vocab.txt").write_text("[PAD]\n[UNK]\ngood\n")
+    words = tokenizers.models.WordLevel({"[PAD]": 0, "[UNK]": 1, "good": 2}, unk_token="[UNK]")  # noqa: S106  # a word, no password
+    tokenizers.Tokenizer(words).save(str(inner / "tokenizer.json"))
     (legacy / "tokenizer.json").unlink()
     (legacy / "config_sentence_transformers.json").write_text("{}")
     modules = json.loads((legacy / "modules.json").read_text())
