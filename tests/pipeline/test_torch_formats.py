@@ -18,6 +18,8 @@ import pytest
 from tests.pipeline.format_outcomes import case_names, run_script
 from tests.pipeline.torch_archives import infected
 
+from burnish.plugins.formats import huggingface
+
 SCRIPT = Path(__file__).with_name("torch_formats.py")
 CASES = case_names(SCRIPT)
 
@@ -33,6 +35,11 @@ REFUSED = {
     "class that is no model": ("ArchitectureMismatch", "the library has no transformers.Trainer"),
     "other architecture": ("ArchitectureMismatch", "correct spec.source.architecture"),
     "surplus and missing weights": ("ArchitectureMismatch", "missing: classifier.1.weight, classifier.1.bias; not in the architecture: head.1."),
+    "segmentation by its short name": ("ArchitectureMismatch", "missing: backbone.0.0.weight"),
+    "weights of a module around it": (
+        "ArchitectureMismatch",
+        "all names begin with 'net.', likely of a module around the model: save module.net.state_dict()",
+    ),
     "other number of classes": ("ArchitectureMismatch", "classifier.1.bias is [4], not [1000]"),
     "unknown argument": ("ArchitectureMismatch", "unexpected keyword argument 'colour'"),
     "argument that fetches": ("ArchitectureMismatch", "would load weights from elsewhere"),
@@ -47,6 +54,23 @@ REFUSED = {
     "unknown pooling module": ("ArchitectureMismatch", "Transformer, Pooling, LSTM"),
     "dense layer of another size": ("ArchitectureMismatch", "no layer of out, in = [16, 32]"),
     "dense layer with code as its activation": ("ArchitectureMismatch", "2_Dense asks for os.system"),
+    "transformer outside the source": ("UnsafeSource", "modules.json names the folder '../body', which leads out of the source"),
+    "transformer at an absolute path": ("UnsafeSource", "/body', which leads out of the source"),
+    "transformer behind a link": ("InvalidModel", "modules.json names the folder 'body', which the source does not hold"),
+    "pooling outside the source": ("UnsafeSource", "modules.json names the folder '../dense/1_Pooling', which leads out of the source"),
+    "dense layer outside the source": ("UnsafeSource", "modules.json names the folder '../dense/2_Dense', which leads out of the source"),
+    "weights outside the source": ("UnsafeSource", "model.safetensors.index.json names '../body/model.safetensors', which leads out of the source"),
+    "generative model": ("ArchitectureMismatch", "GPT2LMHeadModel, which generates text; only encoders are served. Write task: FeatureExtraction"),
+    "generative model of older make": ("ArchitectureMismatch", "OpenAIGPTLMHeadModel, which generates text"),
+    "generative model with two heads": ("ArchitectureMismatch", "GPT2DoubleHeadsModel, which generates text"),
+    "language head that may generate": ("ArchitectureMismatch", "XLMWithLMHeadModel, which generates text; only encoders are served"),
+    "generative model as a classifier": ("ArchitectureMismatch", "GPT2LMHeadModel, which generates text"),
+    "generative encoder-decoder": ("ArchitectureMismatch", "T5ForConditionalGeneration, which generates text"),
+    "encoder-decoder, body only": ("ArchitectureMismatch", "T5Model has a decoder (its encoder may be a class of its own, as T5EncoderModel)"),
+    "other number of labels": (
+        "ArchitectureMismatch",
+        "classifier.bias is [3], not [5], classifier.weight is [3, 32], not [5, 32]; config.json and weights are",
+    ),
     "program that is not trusted": ("SourceNotTrusted", "trusted: true"),
     "script that is not trusted": ("SourceNotTrusted", "trusted: true"),
     "script without inputs": ("InputsNotGeneratable", "spec.inputs"),
@@ -91,16 +115,33 @@ def test_tensors_and_axes_have_readable_names_and_the_batch_varies(outcomes, cas
     found = outcomes[case]
     assert set(found["axes"]) <= {"batch", "sequence"}
     assert all(shape[1] == -1 for shape in (*found["inputs"].values(), *found["outputs"].values()))
-    names = {*found["inputs"], *found["outputs"]}
-    assert names <= {*("image", "pixel_values", "input_ids", "attention_mask", "token_type_ids"),
-                     *("output", "logits", "features", "last_hidden_state", "sentence_embedding")}  # fmt: skip
     assert found["left"] == ["model.onnx"]
+    names = {*found["inputs"], *found["outputs"]} if found["format"] != "ONNX" else set()  # which has the names of its own exporter
+    assert names <= {*("image", "pixel_values", "input_ids", "attention_mask", "token_type_ids"),
+                     *("output", "logits", "features", "last_hidden_state", "pooler_output", "sentence_embedding")}  # fmt: skip
+
+
+def test_the_recipe_for_models_of_ones_own_leaves_one_file_that_takes_a_batch(outcomes):
+    found = outcomes["file that the recipe for models of one's own leaves"]
+    assert found["beside"] == ["model.onnx"], "the source is that file alone"
+    assert found["inputs"] == {"image": ["FP32", -1, 1, 32, 32]}
 
 
 def test_what_was_done_to_a_checkpoint_is_said(outcomes):
     said = "; ".join(outcomes["checkpoint of a parallel module"]["said"])
     assert "took the weights from 'model'; left out: epoch" in said
     assert "removed 'module.'" in said
+
+
+def test_prefixes_of_training_scripts_are_removed_in_any_order(outcomes):
+    assert "removed 'model.'" in "; ".join(outcomes["checkpoint of Lightning"]["said"])
+    assert "removed '_orig_mod.module.'" in "; ".join(outcomes["checkpoint of a compiled parallel module"]["said"])
+    assert "removed 'module._orig_mod.module.'" in "; ".join(outcomes["checkpoint of a parallel compiled module"]["said"])
+
+
+def test_torchvisions_detection_models_and_no_others_are_refused_by_name(outcomes):
+    found = outcomes["safetensors of torchvision"]
+    assert found["refused"] == sorted(found["detecting"]) != []
 
 
 def test_weights_are_found_in_a_trainers_checkpoint(outcomes):
@@ -119,6 +160,41 @@ def test_token_ids_have_the_range_of_the_vocabulary(outcomes):
 def test_sentence_vectors_are_the_mean_without_padding_at_length_one(outcomes):
     assert outcomes["sentence model"]["pooled"] < 1e-6
     assert outcomes["sentence model"]["companions"] == ["tokenizer.json", "config.json"]
+
+
+def test_the_tokenizer_of_the_older_layout_lies_with_the_transformer(outcomes):
+    found = outcomes["sentence model of the older layout"]
+    assert found["pooled"] < 1e-6
+    assert found["companions"] == ["tokenizer.json", "tokenizer_config.json", "vocab.txt", "config_sentence_transformers.json", "config.json"]
+    assert list(found["inputs"]) == ["input_ids", "attention_mask"], "as its tokenizer_config.json says"
+    assert f"companions/ holds {', '.join(found['companions'])}" in "; ".join(found["said"])
+
+
+def test_a_source_without_a_tokenizer_says_so(outcomes):
+    assert "the source holds no tokenizer's files" in "; ".join(outcomes["classifier of text"]["said"])
+    assert "the source holds no tokenizer's files" not in "; ".join(outcomes["sentence model"]["said"])
+
+
+def test_the_files_of_transformers_own_tokenizers_travel(outcomes):
+    found = outcomes["tokenizer that makes no token types"]["vocabularies"]
+    assert len(found) > 10 and set(found) <= set(huggingface.TOKENIZERS)
+
+
+def test_a_tokenizer_tells_which_inputs_are_made(outcomes):
+    assert list(outcomes["tokenizer that makes no token types"]["inputs"]) == ["input_ids", "attention_mask"]
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("tokenizer's configuration that is a list", "tokenizer_config.json holds no JSON object"),
+        ("tokenizer's inputs as a string", 'tokenizer_config.json holds model_input_names: "input_ids"'),
+        ("tokenizer of other inputs", 'tokenizer_config.json holds model_input_names: ["input_features"]'),
+    ],
+)
+def test_where_a_tokenizer_names_no_inputs_the_models_own_are_served_and_it_is_said(outcomes, case, words):
+    assert list(outcomes[case]["inputs"]) == ["input_ids", "attention_mask", "token_type_ids"]
+    assert words in "; ".join(outcomes[case]["said"])
 
 
 def test_a_dense_layer_follows_the_pooling(outcomes):
@@ -167,6 +243,18 @@ def test_a_sentence_model_is_served_with_its_tokenizer(project, models, make_spe
     assert sorted(p.name for p in (pulled / "companions").iterdir()) == ["config.json", "tokenizer.json"]
     (answer,) = (np.load(pulled / "golden.npz")[name] for name in np.load(pulled / "golden.npz") if name.startswith("output:"))
     np.testing.assert_allclose(np.linalg.norm(answer, axis=1), 1, rtol=1e-5)
+
+
+def test_text_is_made_token_ids_by_the_tokenizer_of_the_older_layout(project, models, make_spec):
+    (project.path / "held-out.jsonl").write_text('{"text": "good"}\n{"text": "bad"}\n' * 8)
+    lengths = [{"name": name, "dynamic": [{"axis": 1, "min": 1, "opt": 4, "max": 8}]} for name in ("input_ids", "attention_mask")]
+    data = {"evaluation": {"uri": "file:held-out.jsonl", "metric": "Agreement", "decode": "Cosine"}}
+    spec = make_spec(source={"uri": f"file:{models / 'legacy'}"}, inputs=lengths, datasets=data)
+    ran = project.run(project.write(spec), "--work", project.path / "work")
+    assert ran.code == 0, ran.stderr
+    (made,) = (project.path / "work").rglob("*-export/datasets/evaluation.npz")
+    with np.load(made) as archive:
+        np.testing.assert_array_equal(archive["input_ids"][:2], [[2, 0, 0, 0], [1, 0, 0, 0]])
 
 
 @pytest.mark.parametrize("name", ["evil.pt2", "evil.script.pt"])

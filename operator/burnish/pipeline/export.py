@@ -10,7 +10,6 @@ from pathlib import Path
 
 from burnish.api.job_contract import ExportRecord, StageRecord, StepName
 from burnish.api.v1alpha1.optimized_model import Input
-from burnish.api.v1alpha1.preprocess import Preprocess
 from burnish.pipeline import formats, pairs, prepare, samples
 from burnish.pipeline.evaluation import check_scorable, largest_loss
 from burnish.pipeline.exported import COMPANIONS, GOLDEN, MODEL, REFERENCE
@@ -40,8 +39,11 @@ def run(work: WorkDir) -> ExportRecord:
     model = plugins.SourceModel(source, request.options, tuple(map(declared, request.inputs)), emit)
     signature, graph = plugin.export(model, folder / MODEL, image=images.image(request.serving_image))
     emit(f"{graph.parameters:,} parameters in {sum(graph.op_counts.values())} nodes, opset {graph.opset}")
-    resolved = prepare.run(work, request, signature, source if source.is_dir() else None, folder / prepare.FOLDER)
-    _write_companions(plugin, source, resolved, folder / COMPANIONS)
+    _write_companions(plugin, source, folder / COMPANIONS)
+    resolved = prepare.run(work, request, signature, folder / COMPANIONS if source.is_dir() else None, folder / prepare.FOLDER)
+    if resolved:
+        (folder / COMPANIONS).mkdir(exist_ok=True)
+        (folder / COMPANIONS / prepare.DESCRIPTION).write_text(prepare.describe(resolved) + "\n")
     data = samples.open_datasets(work, request, signature)
     exported = ExportRecord(signature=signature, graph=graph, format=plugin.name, inputs=data.inputs, keeps_axis=data.keeps_axis)
     lower(request, exported)
@@ -63,13 +65,11 @@ def declared(entry: Input) -> plugins.DeclaredInput:
     return plugins.DeclaredInput(entry.name, entry.data_type, shape, {d.axis: d.opt for d in entry.dynamic})
 
 
-def _write_companions(plugin: plugins.Format, source: Path, resolved: Preprocess | None, target: Path) -> None:
-    """What clients, and a later run that only measures, make requests with."""
+def _write_companions(plugin: plugins.Format, source: Path, target: Path) -> None:
+    """What clients, `prepare`, and a later run that only measures, make requests with."""
     describing = [source / name for name in prepare.DESCRIBING if source.is_dir() and (source / name).is_file()]
     found = {path.name: path for path in (*describing, *plugin.companions(source))}
-    if found or resolved:
+    if found:
         target.mkdir(exist_ok=True)
     for path in found.values():
         shutil.copyfile(path, target / path.name)
-    if resolved:
-        (target / prepare.DESCRIPTION).write_text(prepare.describe(resolved) + "\n")

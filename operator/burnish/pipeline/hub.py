@@ -21,7 +21,7 @@ from burnish.pipeline.remote_files import Pieces, RemoteFile, RemoteFiles
 HUB = "https://huggingface.co"
 _MAX_LISTING_BYTES = 32 * 2**20
 _URI = re.compile(r"(?i:hf)://(?P<kind>datasets/)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/?#\s]+))?(?:/(?P<path>[^?#]*))?")
-_KEPT = (".json", ".txt", ".model", ".safetensors", ".spm", ".jinja")
+_KEPT = (".json", ".txt", ".model", ".safetensors", ".spm", ".jinja", ".codes", ".tokenizer")
 """Of a whole repository: weights as safetensors and what describes them. Pickles, and copies for other libraries, stay where they are."""
 
 

@@ -29,10 +29,12 @@ def of_model(model: Any, tokenizer_inputs: Sequence[str] | None, image_size: tup
     accepted = inspect.signature(model.forward).parameters
     if model.main_input_name == "pixel_values":
         return (_image(model.config, image_size),)
-    if model.main_input_name != "input_ids" or getattr(model.config, "is_encoder_decoder", False):
+    if model.main_input_name != "input_ids" or "decoder_input_ids" in accepted:
+        decoder = "decoder_input_ids" in accepted
+        odd = "has a decoder (its encoder may be a class of its own, as T5EncoderModel)" if decoder else f"takes {model.main_input_name}"
         raise BurnishError(
             Reason.ArchitectureMismatch,
-            f"{type(model).__name__} takes {model.main_input_name}; only encoders of text (token ids) and of images are served",
+            f"{type(model).__name__} {odd}; only encoders of text (token ids) and of images are served",
             field="spec.source.task",
         )
     wanted = set(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from burnish.errors import BurnishError, Reason
@@ -19,11 +19,11 @@ ACTIVATIONS = ("Tanh", "Identity", "ReLU", "GELU", "SiLU", "Sigmoid")
 _USUAL = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding", "use_residual": False}
 
 
-def transformer_folder(directory: Path) -> str:
-    """Where the transformer itself lies, relative to `directory`.
+def transformer_folder(directory: Path) -> Path:
+    """Where the transformer itself lies: `directory`, or a folder of it.
 
     Raises:
-        BurnishError: ArchitectureMismatch, where modules.json names something else first, or a module that is not known here.
+        BurnishError: ArchitectureMismatch, where modules.json names something else first, or a module that is not known here; as `_folder`.
     """
     kinds = [(kind, path) for kind, path in _modules(directory)]
     order = [kind for kind, _ in kinds]
@@ -33,7 +33,7 @@ def transformer_folder(directory: Path) -> str:
             f"modules.json names {', '.join(order) or 'nothing'}; Transformer, Pooling, then Dense and Normalize are served; "
             "export other models to ONNX where their code is",
         )
-    return kinds[0][1]
+    return _folder(directory, kinds[0][1])
 
 
 def with_pooling(model: Any, directory: Path) -> Any:
@@ -76,8 +76,9 @@ def _dense(directory: Path, path: str) -> Any:
     """A linear layer and its activation."""
     import torch
 
-    files = LocalFiles(directory)
-    config = read_json(files, f"{path}/config.json")
+    folder = _folder(directory, path)
+    files = LocalFiles(folder)
+    config = read_json(files, "config.json")
     settings = config if isinstance(config, dict) else {}
     activation = str(settings.get("activation_function", "torch.nn.modules.activation.Tanh"))  # the library's default
     known = activation.startswith("torch.nn.modules.") and activation.rpartition(".")[2] in ACTIVATIONS
@@ -88,10 +89,10 @@ def _dense(directory: Path, path: str) -> Any:
             f"{path} asks for {', '.join(odd) or activation}; of Dense a plain layer is served, with {', '.join(ACTIVATIONS)}; "
             "export other models to ONNX where their code is",
         )
-    weights = next((name for name in ("model.safetensors", "pytorch_model.bin") if f"{path}/{name}" in files.paths), None)
+    weights = next((name for name in ("model.safetensors", "pytorch_model.bin") if name in files.paths), None)
     if weights is None:
         raise BurnishError(Reason.InvalidModel, f"{path} holds no model.safetensors; save the model again")
-    tensors = _torch_weights.load(directory / path / weights, base.silent)
+    tensors = _torch_weights.load(folder / weights, base.silent)
     shapes = {name: list(value.shape) for name, value in tensors.items()}
     size = [settings.get("out_features"), settings.get("in_features")]
     if shapes != {"linear.weight": size} | ({"linear.bias": size[:1]} if settings.get("bias", True) else {}):
@@ -99,6 +100,29 @@ def _dense(directory: Path, path: str) -> Any:
     layer = torch.nn.Linear(size[1], size[0], bias="linear.bias" in tensors)
     layer.load_state_dict({name.removeprefix("linear."): value.float() for name, value in tensors.items()})
     return torch.nn.Sequential(layer, getattr(torch.nn, activation.rpartition(".")[2])())
+
+
+def _folder(directory: Path, path: str) -> Path:
+    """A folder that modules.json names, which has to be one of the source's own.
+
+    Raises:
+        BurnishError: UnsafeSource for one that leads out of the source; InvalidModel for one that isn't there.
+    """
+    named = PurePosixPath(path)
+    if named.is_absolute() or ".." in named.parts:
+        raise BurnishError(
+            Reason.UnsafeSource,
+            f"modules.json names the folder {path!r}, which leads out of the source; nothing outside is read: "
+            "copy that module into the model's folder, and write its path from there",
+            field="spec.source.uri",
+        )
+    if named.parts and not any(file.startswith(f"{named}/") for file in LocalFiles(directory).paths):  # links are not listed
+        raise BurnishError(
+            Reason.InvalidModel,
+            f"modules.json names the folder {path!r}, which the source does not hold (links are not followed); copy the model again, with all its folders",
+            field="spec.source.uri",
+        )
+    return directory / named
 
 
 def _modules(directory: Path) -> list[tuple[str, str]]:
@@ -112,8 +136,8 @@ def _modules(directory: Path) -> list[tuple[str, str]]:
 
 
 def _modes(directory: Path) -> list[str]:
-    folder = next((path for kind, path in _modules(directory) if kind == "Pooling"), None)
-    config = read_json(LocalFiles(directory), f"{folder}/config.json") if folder else None
+    path = next(path for kind, path in _modules(directory) if kind == "Pooling")  # `transformer_folder` has seen it
+    config = read_json(LocalFiles(_folder(directory, path)), "config.json")
     settings = config if isinstance(config, dict) else {}
     asked = [name.removeprefix("pooling_mode_") for name, is_on in settings.items() if name.startswith("pooling_mode_") and is_on is True]
     if isinstance(settings.get("pooling_mode"), str):  # of newer releases

@@ -15,10 +15,14 @@ PREFIXES = ("torchvision.models.", "timm.", "transformers.")
 RECIPE = (
     "export it where its code is, with an example that is a batch of 2, and use that file as the source: "
     "import torch; batch = torch.export.Dim('batch'); "
-    "torch.onnx.export(model.eval(), (example,), 'model.onnx', dynamo=True, dynamic_shapes=({0: batch},))"
+    "torch.onnx.export(model.eval(), (example,), 'model.onnx', dynamo=True, dynamic_shapes=({0: batch},), external_data=False)"
 )
 _REFUSED_ARGS = ("pretrained", "weights", "checkpoint", "cache_dir", "progress", "name_or_path", "trust_remote_code")
 """Beginnings of arguments with which a library would fetch or open something."""
+
+
+_DETECTORS = ("fasterrcnn_", "fcos_", "keypointrcnn_", "maskrcnn_", "retinanet_", "ssd300_", "ssdlite320_")
+"""How the names of torchvision's detection models begin, wherever they are looked up."""
 
 
 def check_name(architecture: str | None) -> None:
@@ -33,6 +37,17 @@ def check_name(architecture: str | None) -> None:
         raise BurnishError(Reason.InvalidManifest, text, field=FIELD)
     if not architecture.startswith(PREFIXES):
         text = f"{architecture!r} is not in {listed}, and no other code is run. If the model is your own, {RECIPE}"
+        raise BurnishError(Reason.ArchitectureMismatch, text, field=FIELD)
+    library, _, name = architecture.partition(".")
+    if library == "timm" and "." in name and not name.startswith("models."):
+        name, _, tag = name.partition(".")
+        text = f"in {architecture} the tag {tag!r} names weights, which are the source's own; write timm.{name}"
+        raise BurnishError(Reason.ArchitectureMismatch, text, field=FIELD)
+    if library == "torchvision" and name.rpartition(".")[2].startswith(_DETECTORS):
+        text = (
+            f"{architecture} finds objects: it takes a list of images and answers with lists, which no served model does. "
+            f"Put it into a module that takes a batch and returns tensors, and {RECIPE}"
+        )
         raise BurnishError(Reason.ArchitectureMismatch, text, field=FIELD)
 
 
@@ -94,7 +109,8 @@ def _torchvision(architecture: str, name: str, args: dict[str, base.Scalar]) -> 
     known = torchvision.models.list_models()
     if name not in known:
         raise _unknown(architecture, known)
-    of_backbone = {"weights_backbone": None} if ".detection." in architecture or ".segmentation." in architecture else {}
+    takes = inspect.signature(torchvision.models.get_model_builder(name)).parameters
+    of_backbone = {"weights_backbone": None} if "weights_backbone" in takes else {}  # else they would be fetched
     return torchvision.models.get_model(name, weights=None, **of_backbone, **args)
 
 

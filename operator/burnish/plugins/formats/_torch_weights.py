@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ _LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _MAX_HEADER_BYTES = 100_000_000
 """safetensors' own limit."""
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+"""Of a parallel module, of a compiled one, and of a trainer's own module (Lightning), around the model; in any order, and more than once."""
 _LISTED = 5
 
 
@@ -60,23 +62,23 @@ def load(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
         if isinstance(inner, Mapping):
             say(f"took the weights from {name!r}; left out: {', '.join(str(key) for key in found if key != name) or 'nothing'}")
             found = inner
-    tensors = _tensors(found, path)
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            say(f"removed {prefix!r} from the names of the weights")
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors
+    return _tensors(found, path)
 
 
-def fit(module: Any, weights: Mapping[str, Any], architecture: str) -> None:
-    """Load the weights into a module that was built for them.
+def fit(module: Any, weights: Mapping[str, Any], architecture: str, say: Callable[[str], None]) -> None:
+    """Load the weights into a module that was built for them, without the prefixes that training scripts put before their names.
 
     Raises:
         BurnishError: ArchitectureMismatch with the first differences.
     """
     own = module.state_dict()
+    prefix = trainer_prefix(weights, own)
+    if prefix:
+        say(f"removed {prefix!r} from the names of the weights")
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    held = {_place(value) for name, value in own.items() if name in weights}
     # Counters of batches are not there in old checkpoints, and nothing reads them in an evaluated model.
-    missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
+    missing = [n for n, w in own.items() if n not in weights and _place(w) not in held and not n.endswith("num_batches_tracked")]
     surplus = [name for name in weights if name not in own]
     shapes = [f"{n} is {list(w.shape)}, not {list(own[n].shape)}" for n, w in weights.items() if n in own and w.shape != own[n].shape]
     if missing or surplus or shapes:
@@ -85,11 +87,42 @@ def fit(module: Any, weights: Mapping[str, Any], architecture: str) -> None:
             *(_first("not in the architecture", surplus)),
             *(_first("of another shape", shapes)),
         ]
-        cure = "correct spec.source.architectureArgs (num_classes, for one)" if not missing and not surplus else "correct spec.source.architecture"
+        cure = "correct spec.source.architecture" if missing or surplus else "correct spec.source.architectureArgs (num_classes, for one)"
+        around = foreign_prefix(weights, own)
+        if around:
+            cure = f"all names begin with {around!r}, likely of a module around the model: save module.{around}state_dict(), or {cure}"
         raise BurnishError(
             Reason.ArchitectureMismatch, f"the weights are not those of {architecture}: {'; '.join(said)}; {cure}", field="spec.source.architecture"
         )
     module.load_state_dict(weights, strict=False)
+
+
+def trainer_prefix(weights: Collection[str], own: Collection[str]) -> str:
+    """What training scripts put before all names of `weights`: as much of it as leaves most names that the module has."""
+    found = [""]
+    while added := next((p for p in _PREFIXES if all(name.startswith(found[-1] + p) for name in weights)), None):
+        found.append(found[-1] + added)
+    return max(reversed(found), key=lambda prefix: _fitting(prefix, weights, own))
+
+
+def foreign_prefix(weights: Collection[str], own: Collection[str]) -> str | None:
+    """What all names begin with and none of the module's does, where that may be all that is wrong; None where it isn't."""
+    columns = zip(*(name.split(".")[:-1] for name in weights), strict=False)
+    shared = [f"{column[0]}." for column in itertools.takewhile(lambda column: len({*column}) == 1, columns)]
+    prefixes = ["".join(shared[:count]) for count in range(1, len(shared) + 1)]
+    best = max(prefixes, key=lambda prefix: _fitting(prefix, weights, own), default=None)
+    return None if best is None or any(name.startswith(best) for name in own) else best
+
+
+def _fitting(prefix: str, weights: Collection[str], own: Collection[str]) -> int:
+    return sum(name.removeprefix(prefix) in own for name in weights)
+
+
+def _place(tensor: Any) -> tuple[object, ...]:
+    """Where its numbers lie: equal for tied weights, of which a file may hold one."""
+    if not tensor.numel():
+        return (id(tensor),)
+    return tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
 
 
 def _first(what: str, names: list[str]) -> list[str]:

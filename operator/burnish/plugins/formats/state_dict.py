@@ -64,6 +64,6 @@ class StateDict(base.Format):
 def _load(source: base.SourceModel) -> _torch_module.NamedModule:
     module = _torch_architectures.build(source.options)
     architecture = source.options.architecture or ""
-    _torch_weights.fit(module, _torch_weights.load(source.path, source.say), architecture)
+    _torch_weights.fit(module, _torch_weights.load(source.path, source.say), architecture, source.say)
     inputs = _torch_architectures.inputs_of(module, source.options, source.inputs)
     return _torch_module.NamedModule(module, inputs, by_keyword=architecture.startswith("transformers."))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from burnish.errors import BurnishError, Reason
 from burnish.pipeline import formats
 from burnish.plugins import base, registry
 from burnish.plugins.files import LocalFiles
+from burnish.plugins.formats import _torch_architectures, _torch_weights
 
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03."
 SAFETENSORS = (2).to_bytes(8, "little") + b"{}"
@@ -117,13 +120,86 @@ def test_an_architecture_that_is_not_listed_is_refused_with_the_recipe(architect
     assert "torch.onnx.export(model.eval()" in error.message
 
 
+@pytest.mark.parametrize("name", ["torchvision.models.ssdlite320_mobilenet_v3_large", "torchvision.models.detection.fasterrcnn_resnet50_fpn"])
+def test_a_detection_model_is_refused_by_name_with_the_recipe(name: str) -> None:
+    error = _refusal("StateDict", architecture=name)
+    assert (error.reason, error.field) == (Reason.ArchitectureMismatch, "spec.source.architecture")
+    assert error.message.startswith(f"{name} finds objects") and "torch.onnx.export(model.eval()" in error.message
+
+
+def test_the_tag_of_a_timm_model_is_refused_with_the_name_to_write() -> None:
+    error = _refusal("StateDict", architecture="timm.test_resnet.r160_in1k")
+    assert (error.reason, error.field) == (Reason.ArchitectureMismatch, "spec.source.architecture")
+    assert "the tag 'r160_in1k' names weights" in error.message and error.message.endswith("write timm.test_resnet")
+    registry.formats()["StateDict"].check_options(base.SourceOptions(architecture="timm.models.resnet.resnet18"))
+
+
+def test_the_documents_have_the_recipe_of_the_message() -> None:
+    text = (Path(__file__).parents[4] / "docs" / "formats.md").read_text()
+    (block,) = (code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "torch.onnx.export" in code)
+    recipe = _torch_architectures.RECIPE
+    assert ast.unparse(ast.parse(block)) == ast.unparse(ast.parse(recipe[recipe.index("import torch") :]))
+
+
 def test_a_state_dict_needs_an_architecture() -> None:
     assert "torchvision.models.resnet18" in _refusal("StateDict").message
+
+
+@pytest.mark.parametrize(
+    ("weights", "own", "prefix"),
+    [
+        (["a.w", "b.w"], ["a.w", "b.w"], ""),
+        (["model.a.w", "model.b.w"], ["a.w", "b.w"], "model."),
+        (["model.a.w", "model.b.w"], ["model.a.w", "model.b.w"], ""),
+        (["model.model.a.w", "model.head.w"], ["model.a.w", "head.w"], "model."),
+        (["model._orig_mod.model.a.w"], ["model.a.w"], "model._orig_mod."),
+        (["module.a.w"], ["module.a.w"], ""),
+        (["_orig_mod.module.a.w"], ["b.w"], "_orig_mod.module."),
+        (["module.a.w", "b.w"], ["a.w", "b.w"], ""),
+    ],
+)
+def test_prefixes_of_trainers_are_told_from_the_names_of_the_module(weights: list[str], own: list[str], prefix: str) -> None:
+    assert _torch_weights.trainer_prefix(weights, own) == prefix
+
+
+@pytest.mark.parametrize(
+    ("weights", "own", "prefix"),
+    [
+        (["net.a.w", "net.b.w"], ["a.w", "b.w"], "net."),
+        (["net.body.a.w", "net.body.b.w"], ["a.w", "b.w"], "net.body."),
+        (["net.a.w", "head.b.w"], ["a.w", "b.w"], None),
+        (["net.a.w"], ["net.b.w"], None),
+        (["w"], ["v"], None),
+    ],
+)
+def test_a_prefix_that_all_names_share_is_found(weights: list[str], own: list[str], prefix: str | None) -> None:
+    assert _torch_weights.foreign_prefix(weights, own) == prefix
 
 
 def test_only_named_files_travel_with_the_artifact(tmp_path: Path) -> None:
     path = folder(tmp_path / "model", tokenizer__json={}, config__json={}, evil__py=b"", model__safetensors=b"")
     assert [p.name for p in registry.formats()["HuggingFace"].companions(path)] == ["tokenizer.json", "config.json"]
+
+
+def test_files_of_the_transformers_folder_come_before_those_of_the_directory(tmp_path: Path) -> None:
+    kinds = {"Transformer": "0_Transformer", "Pooling": "1_Pooling"}
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in kinds.items()]
+    path = folder(tmp_path / "model", modules__json=modules, config__json={}, config_sentence_transformers__json={})
+    folder(path / "0_Transformer", vocab__txt=b"", config__json={}, spm__model=b"", sentence_bert_config__json={})
+    found = [p.relative_to(path).as_posix() for p in registry.formats()["HuggingFace"].companions(path)]
+    assert found == [
+        "0_Transformer/vocab.txt",
+        "0_Transformer/spm.model",
+        "0_Transformer/sentence_bert_config.json",
+        "config_sentence_transformers.json",
+        "0_Transformer/config.json",
+    ]
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"{", b"\xff", b""])
+def test_what_is_no_json_describes_nothing(tmp_path: Path, content: bytes) -> None:
+    path = folder(tmp_path / "model", config__json=content, model__safetensors=SAFETENSORS)
+    assert not registry.formats()["HuggingFace"].detect(LocalFiles(path))
 
 
 @pytest.mark.parametrize(
