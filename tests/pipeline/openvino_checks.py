@@ -63,9 +63,9 @@ def of_weights(folder: Path, name: str) -> dict[str, object]:
     """What a step of weights alone makes of wide.onnx: the type of each layer's weights, and the bytes of all."""
     target = folder / f"wide-{name}" / RUNTIME.model_file
     target.parent.mkdir()
-    RUNTIME.apply(STEPS[name], folder / "wide.onnx", target, calibration=[])
+    note = RUNTIME.apply(STEPS[name], folder / "wide.onnx", target, calibration=[])
     types = {ir.label(op): ir.weight(op).get_element_type().get_type_name() for op in ir.weighted_ops(ir.read(target))}
-    return {"types": types, "bytes": target.with_suffix(".bin").stat().st_size}
+    return {"types": types, "bytes": target.with_suffix(".bin").stat().st_size, "note": note}
 
 
 def quantized(folder: Path, source: str, feeds: list[base.Arrays], **options: object) -> list[Any]:
@@ -173,6 +173,7 @@ def main(folder: Path) -> dict[str, object]:
         "opset": max(int(name.removeprefix("opset")) for name in dir(openvino) if name.startswith("opset")),
         "float": {name: float_ops(path) for name, path in paths.items()},
         "bytes": {name: path.with_suffix(".bin").stat().st_size for name, path in paths.items()},
+        "small int4": RUNTIME.apply(STEPS["int4"], folder / "cnn.onnx", folder / "small-int4.xml", calibration=[]),
         "of weights": {name: of_weights(folder, name) for name in ("int4", "weights")},
         "largest": {method: largest(folder, method) for method in ("MinMax", "Percentile")},
         "rounded": {str(transformer): rounded(folder, transformer=transformer) for transformer in (False, True)},

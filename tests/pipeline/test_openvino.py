@@ -185,6 +185,8 @@ def test_int4_holds_products_in_four_bits_but_for_the_last_in_fewer_bytes_than_i
     assert int4["types"] == {"layer0": "u4", "layer1": "u4", "y": "u8"}
     assert int8["types"] == dict.fromkeys(int4["types"], "u8")
     assert int4["bytes"] < int8["bytes"]
+    assert (int4["note"], int8["note"]) == ("4 bits in 2 of 3 layers", "")
+    assert found["small int4"] == "4 bits in none of 3 layers"
 
 
 def test_percentile_leaves_outliers_out(found):

@@ -28,7 +28,8 @@ def apply(step: base.Step, source: Path, target: Path, *, calibration: Sequence[
             assert answers is not None  # noqa: S101  # the pass reads answers
             made, note = _controlled(step, model, kept, calibration, answers)
         else:
-            made, note = _APPLY[step.kind](step, model, kept, calibration), ""
+            made = _APPLY[step.kind](step, model, kept, calibration)
+            note = _four_bits(made) if step.kind == "int4" else ""
     ir.save(made, target)
     believe(target, calibration)
     return note
@@ -70,6 +71,12 @@ def _int4(step: base.Step, model: Any, kept: list[Any], calibration: Sequence[ba
         # a layer whose width no block divides gets the largest block that does, or 8 bits
         advanced_parameters=nncf.AdvancedCompressionParameters(group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST),
     )
+
+
+def _four_bits(model: Any) -> str:
+    """How many layers got them: of a small model it may be none."""
+    types = [ir.weight(op).get_element_type().get_type_name() for op in ir.weighted_ops(model)]  # type: ignore[union-attr]  # they have weights
+    return f"4 bits in {sum(name in ('u4', 'i4') for name in types) or 'none'} of {len(types)} layers"
 
 
 def _static(step: base.Step, model: Any, kept: list[Any], calibration: Sequence[base.Arrays]) -> Any:
