@@ -144,7 +144,7 @@ class Bucket:
     def _file(self, told: Mapping[str, Any], path: str, max_bytes: int) -> RemoteFile:
         try:
             name, size, generation = str(told["name"]), int(told["size"]), int(told["generation"])
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             raise self._strange() from None
         if told.get("contentEncoding"):  # what is served then has another length than what is listed
             raise BurnishError(

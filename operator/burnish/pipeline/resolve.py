@@ -62,9 +62,10 @@ def run(request: ResolveRequest, store: Store, access: fetch.Access | None = Non
         field = wanted.field("uri")
         if field not in own:
             found = pin(wanted.source.uri, wanted.source.digest, request.source.refresh, field)
-            theirs = wanted.find_format(files := _stored(store, found))
+            content = _stored(store, found)
+            theirs = wanted.find_format(content)
             own[field] = StudentRecord(source=found, format=theirs.name)
-            emit(f"student is {formats.told(theirs, files, wanted.source.format)}")
+            emit(f"student is {formats.told(theirs, content, wanted.source.format)}")
     record = ResolveRecord(
         source=source,
         calibration=calibration,
